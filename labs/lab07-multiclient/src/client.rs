@@ -1,0 +1,113 @@
+//! Terminals 2, 3, 4 ...: sends the lines you type, shows the server's lines reversed, whichever comes first.
+
+use std::{
+    io::stdin,
+    net::{SocketAddr, ToSocketAddrs},
+    os::fd::{AsFd, AsRawFd},
+    process::ExitCode,
+    time::Instant,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use shared::{At, CallError, Pause, Screen, Stop};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    ClientArgs,
+    lines::{LINE_LIMIT, LineSplitter},
+    talk::Client,
+};
+
+/// Talks to the server until `exit`, end of input, Ctrl-C or its end of stream.
+pub fn run(args: &ClientArgs) -> Result<ExitCode> {
+    let stop = Stop::on_signals()?;
+    let mut pause = Pause::new(args.pause, &stop);
+    let mut screen = Screen::new();
+    let Some((sock, peer_addr)) = connect_any(args, &stop, &mut pause, &mut screen)? else {
+        return Ok(ExitCode::SUCCESS); // Ctrl-C
+    };
+    screen.line(format_args!("> Connected to server IP = {} and PORT = {}", args.host, peer_addr.port()));
+
+    let mut client = Client::new(sock, peer_addr, screen, pause);
+    let (mut typed, mut heard) = (LineSplitter::default(), LineSplitter::default());
+    let mut buffer = vec![0; LINE_LIMIT];
+    loop {
+        client.screen.settle();
+        let input = stdin();
+        let mut sock_events = PollFlags::POLLIN;
+        sock_events.set(PollFlags::POLLOUT, !client.outbox.is_empty());
+        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(client.sock.as_fd(), sock_events)];
+        if client.leaving.is_none() && client.outbox.is_empty() {
+            // Not while a line waits to be sent: then whoever feeds this program has to wait too.
+            fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+        }
+        let timeout = match client.leaving {
+            Some(leave_by) => PollTimeout::try_from(leave_by.saturating_duration_since(Instant::now()))?,
+            None => PollTimeout::NONE,
+        };
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => continue,
+            result => result.at("poll", "")?,
+        };
+        let ready: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+
+        if client.leaving.is_some_and(|leave_by| Instant::now() >= leave_by) {
+            break; // the server keeps its end open
+        }
+        if stop.take().is_some() {
+            if client.leaving.is_some() {
+                break; // a second Ctrl-C
+            }
+            client.leave()?;
+        }
+        if ready[1].intersects(!PollFlags::POLLOUT) && !client.hear(&mut heard, &mut buffer)? {
+            break;
+        }
+        if ready[1].contains(PollFlags::POLLOUT) {
+            client.flush()?;
+        }
+        if ready.get(2).is_some_and(|events| !events.is_empty()) {
+            client.input(&mut typed, &mut buffer)?;
+        }
+    }
+    client.screen.line("> Closing client...");
+    drop(client.sock); // close(2)
+    Ok(if client.refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// Tries each address the host has, as a name may have several; `None` after Ctrl-C.
+fn connect_any(
+    args: &ClientArgs,
+    stop: &Stop,
+    pause: &mut Pause,
+    screen: &mut Screen,
+) -> Result<Option<(Socket, SocketAddr)>> {
+    let host = args.host.trim_matches(['[', ']']);
+    let addresses = (host, args.port).to_socket_addrs().at("getaddrinfo", host)?;
+    let mut last_failure: Option<CallError> = None;
+    for addr in addresses {
+        pause.before(screen, "socket(AF_INET, SOCK_STREAM, 0)");
+        let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
+        sock.set_nonblocking(true).at("ioctl", addr)?; // no call below blocks; poll does
+
+        pause.before(screen, format_args!("connect({}, {addr})", sock.as_raw_fd()));
+        let mut connected = sock.connect(&addr.into());
+        if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
+            let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
+            poll(&mut fds, PollTimeout::NONE).at("poll", addr)?;
+            if stop.requested() {
+                return Ok(None);
+            }
+            connected = sock.take_error().and_then(|error| error.map_or(Ok(()), Err)); // SO_ERROR
+        }
+        match connected.at("connect", addr) {
+            Ok(()) => return Ok(Some((sock, addr))),
+            Err(error) => last_failure = Some(error),
+        }
+    }
+    Err(last_failure.context("getaddrinfo found no address")?.into())
+}

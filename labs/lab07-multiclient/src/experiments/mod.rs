@@ -1,0 +1,129 @@
+//! The handout's claims, decided by the kernel. Where the real programs matter they run as child processes.
+
+mod addresses;
+mod crowd;
+mod typing;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use shared::{At, Experiment, Lesson, Need, Role};
+use socket2::{Domain, Socket, Type};
+
+/// How long a state or an answer may take; far more than loopback needs.
+const LIMIT: Duration = Duration::from_secs(5);
+
+const PSEUDO_TERMINAL: Need = Need {
+    what: "a pseudo-terminal",
+    provided_by: "mount devpts: mount -t devpts devpts /dev/pts",
+    met: || nix::pty::openpty(None, None).is_ok(),
+};
+
+pub const LESSON: Lesson = Lesson {
+    lab: crate::LAB,
+    setting: "server and clients on this machine",
+    experiments: &[
+        Experiment {
+            id: "swapped-ports",
+            starred: true,
+            claim: "The server prints its clients' ports: 13442, 13954, 14466, then 14978, 15490, 16002, 16514.",
+            source: "lab 7 handout, steps 2 and 7",
+            needs: &[],
+            play: addresses::swapped_ports,
+        },
+        Experiment {
+            id: "who-may-bind",
+            starred: true,
+            claim: "If the server cannot bind when it is started again, its port is in TIME-WAIT: wait for some time.",
+            source: "lab 7 handout, note at the top",
+            needs: &[],
+            play: addresses::who_may_bind,
+        },
+        Experiment {
+            id: "fifth",
+            starred: true,
+            claim: "With four clients in, the fifth is rejected: its terminal never says that it was connected.",
+            source: "lab 7 handout, step 7",
+            needs: &[],
+            play: crowd::fifth,
+        },
+        Experiment {
+            id: "slot-freed",
+            starred: false,
+            claim: "A client that leaves makes room for the next.",
+            source: "ours; the handout stops at the rejection",
+            needs: &[],
+            play: crowd::slot_freed,
+        },
+        Experiment {
+            id: "one-line",
+            starred: false,
+            claim: "The server sends one line to all clients; they print it in reverse.",
+            source: "lab 7 handout, steps 4 and 5",
+            needs: &[],
+            play: crowd::one_line,
+        },
+        Experiment {
+            id: "no-reader",
+            starred: false,
+            claim: "A client that never reads delays nobody.",
+            source: "ours; the handout's clients all read",
+            needs: &[],
+            play: crowd::no_reader,
+        },
+        Experiment {
+            id: "while-typing",
+            starred: false,
+            claim: "The clients are ready for new input while lines of the server arrive.",
+            source: "lab 7 handout, step 5; the question is ours",
+            needs: &[PSEUDO_TERMINAL],
+            play: typing::while_typing,
+        },
+    ],
+    next: &[
+        ("by hand", "cargo run -p lab07-multiclient -- server"),
+        ("", "cargo run -p lab07-multiclient -- client    (three terminals, or nc)"),
+        ("watch", "scripts/states.sh 4444 --watch    or scripts/classroom.sh 07"),
+        ("sheet", "cargo run -p lab07-multiclient -- sheet"),
+    ],
+};
+
+/// A TCP socket that listens on 127.0.0.1, on a port of the kernel's choice.
+fn listening() -> Result<(Socket, SocketAddr)> {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
+    listen_sock.bind(&any_port.into()).at("bind", any_port)?;
+    listen_sock.listen(8).at("listen", any_port)?;
+    let local_addr = listen_sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
+    Ok((listen_sock, local_addr))
+}
+
+/// The real server as a child process, on a port of the kernel's choice.
+fn server_role() -> Result<(Role, SocketAddr)> {
+    let mut server = Role::start(&["server", "0"])?;
+    let banner = server.line_with("PORT : ")?;
+    let port = banner.rsplit(' ').next().and_then(|port| port.parse().ok()).context("no port in the banner")?;
+    Ok((server, SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
+}
+
+/// A connection to `server_addr`, by the three calls of every client. A recv that hears nothing for LIMIT fails.
+fn connected(server_addr: SocketAddr) -> Result<Socket> {
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    client_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
+    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+    Ok(client_sock)
+}
+
+/// A connection the server has let in: the line with its address has been printed.
+fn let_in(server: &mut Role, server_addr: SocketAddr) -> Result<Socket> {
+    let client_sock = connected(server_addr)?;
+    server.wait_for(&format!("> New connection [{}]\n", local_addr(&client_sock)?))?;
+    Ok(client_sock)
+}
+
+fn local_addr(sock: &Socket) -> Result<SocketAddr> {
+    sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")
+}

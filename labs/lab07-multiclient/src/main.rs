@@ -1,0 +1,108 @@
+//! One server, many clients, one line to all of them: how does a single thread serve four connections at once?
+//!
+//! Terminal 1:     cargo run -p lab07-multiclient -- server
+//! Terminals 2-4:  cargo run -p lab07-multiclient -- client
+//! Watch:          scripts/states.sh 4444 --watch
+//! All at once:    scripts/classroom.sh 07
+//! Experiments:    cargo run -p lab07-multiclient
+//!
+//! Compare with lab06-listen (one connection) and lab13-echo-pool (the same task with threads).
+//! Source: lab 7 handout, "TCP Server accepting multiple clients".
+//! Read: poll(2), accept(2), tcp(7), socket(7) on SO_REUSEADDR, RFC 9293 3.3.2 and 3.6.1.
+
+mod client;
+mod connection;
+mod display;
+mod experiments;
+mod lines;
+mod outbox;
+mod room;
+mod server;
+mod talk;
+
+use std::{net::IpAddr, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use shared::DemoArgs;
+
+const LAB: &str = env!("CARGO_PKG_NAME");
+const EXAMPLES: &str = "\
+Examples:
+  lab07-multiclient                        play all experiments
+  lab07-multiclient demo 2 --pause         the second one, for the projector
+  lab07-multiclient server                 terminal 1: listen on 127.0.0.1:4444
+  lab07-multiclient client                 terminal 2: type lines; exit or Ctrl-D leaves
+  lab07-multiclient client 4444 0.0.0.0    as the handout types it
+  nc 127.0.0.1 4444                        any program that sends lines is a client
+
+Lines are UTF-8, end with \\n, and hold at most 65536 bytes; both ends show them
+reversed, control characters escaped. Lines that start with \"! \" are notices of
+the server. A line that arrives while you type is shown at once: what you typed is
+kept, Ctrl-R shows it again.";
+
+#[derive(Parser)]
+#[command(version, about = "One server, many clients, one line to all of them", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play the experiments (also without any argument)
+    Demo(DemoArgs),
+    /// Print this lab's section of NOTES.md
+    Sheet,
+    /// Terminal 1: let clients in, show their lines reversed, send yours to all of them
+    Server(ServerArgs),
+    /// Terminal 2: send lines, show the server's reversed
+    Client(ClientArgs),
+}
+
+#[derive(Args)]
+struct ServerArgs {
+    /// Port to listen on; 0 lets the kernel choose
+    #[arg(default_value_t = 4444)]
+    port: u16,
+    /// Address to listen on; 0.0.0.0 or :: for all
+    #[arg(long, default_value = "127.0.0.1")]
+    bind: IpAddr,
+    /// Clients that are let in at the same time
+    #[arg(long, default_value_t = 4, value_name = "N")]
+    max_clients: usize,
+    /// Do not set SO_REUSEADDR: end it with clients connected, start it again, and see
+    #[arg(long)]
+    no_reuse_addr: bool,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+#[derive(Args)]
+struct ClientArgs {
+    /// The server's port
+    #[arg(default_value_t = 4444)]
+    port: u16,
+    /// The server's address: IPv4, IPv6 or a name
+    #[arg(default_value = "127.0.0.1")]
+    host: String,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    shared::run(LAB, || dispatch(&cli))
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
+        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Server(args)) => server::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Command::Client(args)) => client::run(args),
+    }
+}

@@ -1,0 +1,131 @@
+//! What the client says and hears: its side of the conversation, none of whose calls block.
+
+use std::{
+    io::stdin,
+    net::{Shutdown, SocketAddr},
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send},
+    unistd::read,
+};
+use shared::{At, Pause, Screen};
+use socket2::Socket;
+
+use crate::{
+    display::{escaped, reversed},
+    lines::{LINE_LIMIT, Line, LineSplitter},
+    outbox::Outbox,
+    room::{REFUSAL, fault},
+};
+
+const PROMPT: &str = "> Enter string : ";
+/// After `exit`: how long to wait for the server's end of stream.
+const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+
+/// A connected client.
+pub struct Client<'a> {
+    pub sock: Socket,
+    peer_addr: SocketAddr,
+    pub outbox: Outbox,
+    /// Set once no more is to be said: when to close at the latest.
+    pub leaving: Option<Instant>,
+    /// FIN has been sent.
+    shut: bool,
+    pub refused: bool,
+    pub screen: Screen,
+    pause: Pause<'a>,
+}
+
+impl<'a> Client<'a> {
+    /// Asks for the first line.
+    pub fn new(sock: Socket, peer_addr: SocketAddr, mut screen: Screen, pause: Pause<'a>) -> Self {
+        screen.ask(PROMPT);
+        let outbox = Outbox::default();
+        Client { sock, peer_addr, outbox, leaving: None, shut: false, refused: false, screen, pause }
+    }
+
+    /// Reads what the server said; false at its end of stream.
+    pub fn hear(&mut self, heard: &mut LineSplitter, buffer: &mut [u8]) -> Result<bool> {
+        self.pause.before(&mut self.screen, format_args!("recv({}, {LINE_LIMIT})", self.sock.as_raw_fd()));
+        match recv(self.sock.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Ok(0) => {
+                heard.rest().into_iter().for_each(|line| self.show(line));
+                if self.leaving.is_none() && !self.refused {
+                    self.screen.line("> The server has closed the connection");
+                }
+                return Ok(false);
+            }
+            Ok(bytes_read) => heard.push(&buffer[..bytes_read]).into_iter().for_each(|line| self.show(line)),
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
+            Err(errno) => Err(errno).at("recv", self.peer_addr)?,
+        }
+        Ok(true)
+    }
+
+    fn show(&mut self, line: Line) {
+        match line {
+            Line::Text(text) if text.starts_with('!') => {
+                self.refused |= text.starts_with(REFUSAL);
+                self.screen.line(escaped(&text));
+            }
+            Line::Text(text) => self.screen.line(format_args!("> Server response : {}", reversed(&text))),
+            faulty => self.screen.line(format_args!("> Server response thrown away: {}", fault(&faulty))),
+        }
+        if self.leaving.is_none() && !self.refused {
+            self.screen.ask(PROMPT); // ready for new input
+        }
+    }
+
+    /// Reads what was typed and sends the complete lines.
+    pub fn input(&mut self, typed: &mut LineSplitter, buffer: &mut [u8]) -> Result<()> {
+        let (lines, ended) = match read(stdin(), buffer) {
+            Err(Errno::EINTR | Errno::EAGAIN) => return Ok(()),
+            Ok(0) | Err(_) => (typed.rest().into_iter().collect(), true),
+            Ok(bytes_read) => (typed.push(&buffer[..bytes_read]), false),
+        };
+        self.screen.typed();
+        for line in lines {
+            match line {
+                Line::Text(text) if text == "exit" => return self.leave(),
+                Line::Text(text) => {
+                    let what = format!("send({}, {} bytes)", self.sock.as_raw_fd(), text.len() + 1);
+                    self.pause.before(&mut self.screen, what);
+                    ensure!(self.outbox.push(&text), "more typed at once than the queue holds");
+                    self.screen.ask_nothing(); // until the server answers, as in the handout
+                }
+                faulty => self.screen.line(format_args!("> not sent: {}", fault(&faulty))),
+            }
+        }
+        if ended { self.leave() } else { self.flush() }
+    }
+
+    /// No more lines: what was said still arrives, what the server still says is read.
+    pub fn leave(&mut self) -> Result<()> {
+        self.leaving = Some(Instant::now() + LEAVE_LIMIT);
+        self.screen.ask_nothing();
+        self.flush()
+    }
+
+    /// Sends what waits, as far as the send buffer has room; the last byte is followed by FIN if we are leaving.
+    pub fn flush(&mut self) -> Result<()> {
+        while !self.outbox.is_empty() {
+            match send(self.sock.as_raw_fd(), self.outbox.next(), MsgFlags::empty()) {
+                Ok(bytes_sent) => self.outbox.sent(bytes_sent),
+                Err(Errno::EAGAIN) => return Ok(()),
+                Err(Errno::EINTR) => {}
+                Err(errno) => Err(errno).at("send", self.peer_addr)?,
+            }
+        }
+        if self.leaving.is_some() && !self.shut {
+            self.pause.before(&mut self.screen, format_args!("shutdown({}, SHUT_WR)", self.sock.as_raw_fd()));
+            let _ = self.sock.shutdown(Shutdown::Write); // ENOTCONN: the server is gone already
+            self.shut = true;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,79 @@
+//! What every lab's command line has in common: the way in and out, `demo`, `sheet`.
+
+use std::{
+    fmt::Display,
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use anyhow::{Context, Result};
+use clap::Args;
+
+use crate::{CallError, Screen, role::end_with_parent};
+
+/// The options of `demo`, the same in every lab.
+#[derive(Args, Clone, Debug, Default)]
+pub struct DemoArgs {
+    /// Experiments to play, by name or number; all if none is named
+    #[arg(value_name = "NAME|NUMBER")]
+    pub names: Vec<String>,
+    /// List number, name, claim and source; no answers
+    #[arg(long)]
+    pub list: bool,
+    /// For the projector: one experiment a screen, each question waits for the class
+    #[arg(long)]
+    pub pause: bool,
+    /// Ask for your own prediction first and keep the score (needs a terminal)
+    #[arg(long)]
+    pub predict: bool,
+}
+
+/// Runs a lab's `body` and turns its error into a message with a hint; `lab` is its package name.
+pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
+    end_with_parent().and_then(|()| body()).unwrap_or_else(|error| {
+        tell(format_args!("{}: {error:#}\n", short(lab)));
+        if let Some(hint) = error.downcast_ref::<CallError>().and_then(|error| error.hint(lab)) {
+            tell(format_args!("  hint: {hint}\n"));
+        }
+        ExitCode::FAILURE
+    })
+}
+
+/// Says what is wrong with the command line; exit status 2, as clap's own.
+pub(crate) fn usage(lab: &str, problem: &str) -> ExitCode {
+    tell(format_args!("{}: {problem}\n  hint: {lab} demo --help\n", short(lab)));
+    ExitCode::from(2)
+}
+
+fn short(lab: &str) -> &str {
+    lab.split('-').next().unwrap_or(lab)
+}
+
+/// Writes to standard error; nobody is left to tell if that is closed too.
+fn tell(message: impl Display) {
+    let _ = write!(io::stderr(), "{message}");
+}
+
+/// Prints the lab's section of NOTES.md, its HTML tags left out.
+///
+/// # Errors
+/// The notes hold no section of that name.
+pub fn sheet(notes: &str, lab: &str) -> Result<ExitCode> {
+    let heading = format!("## {lab}");
+    let from = notes.find(&heading).with_context(|| format!("NOTES.md has no section {lab}"))?;
+    let section = &notes[from..];
+    let to = section.match_indices("\n## ").next().map_or(section.len(), |(at, _)| at);
+    let plain = |line: &&str| !matches!(line.trim(), "<details>" | "</details>");
+    let text: Vec<_> = section[..to].lines().filter(plain).collect();
+    let text = text.join("\n").replace("<summary>", "").replace("</summary>", "");
+    Screen::new().line(text.trim_end());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn a_sheet_is_found_by_its_heading_only() {
+        assert!(super::sheet("# Notes\n\n## lab02-bind\ntext\n", "lab07-multiclient").is_err());
+    }
+}

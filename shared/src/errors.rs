@@ -1,0 +1,120 @@
+//! Errors as the labs print them: call, address, errno by name and number, its text, and one command that helps.
+
+use std::{fmt, io};
+
+use nix::errno::Errno;
+
+/// A system call that failed: which one, on what address, and why.
+#[derive(Debug)]
+pub struct CallError {
+    /// The call's name as in its manual page, section 2 or 3.
+    pub call: &'static str,
+    /// What it was called on: an address, a file, or nothing.
+    pub address: String,
+    /// The error number; `None` where the C library had words instead (name resolution).
+    pub errno: Option<Errno>,
+    text: String,
+}
+
+/// Names the call and the address of a failure: `sock.bind(&addr.into()).at("bind", addr)?`.
+pub trait At<T> {
+    /// Turns the call's error into a [`CallError`].
+    ///
+    /// # Errors
+    /// The error of the call, if it failed.
+    fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError>;
+}
+
+impl<T> At<T> for io::Result<T> {
+    fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError> {
+        self.map_err(|error| CallError {
+            call,
+            address: address.to_string(),
+            errno: error.raw_os_error().map(Errno::from_raw),
+            text: error.to_string(),
+        })
+    }
+}
+
+impl<T> At<T> for nix::Result<T> {
+    fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError> {
+        self.map_err(io::Error::from).at(call, address)
+    }
+}
+
+impl std::error::Error for CallError {}
+
+impl fmt::Display for CallError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.call)?;
+        if !self.address.is_empty() {
+            write!(f, " {}", self.address)?;
+        }
+        match self.errno {
+            Some(errno) => write!(f, ": {errno:?} ({}) {}", errno as i32, errno.desc()),
+            None => write!(f, ": {}", self.text),
+        }
+    }
+}
+
+impl CallError {
+    /// One command that shows the cause or mends it; `lab` is the lab's package name.
+    pub fn hint(&self, lab: &str) -> Option<String> {
+        let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, ""));
+        Some(match (self.call, self.errno) {
+            (_, Some(Errno::EADDRINUSE)) => format!("see who owns the port: scripts/states.sh {port}"),
+            ("bind", Some(Errno::EACCES)) => {
+                "ports below this one need root: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into()
+            }
+            (_, Some(Errno::EADDRNOTAVAIL)) => "see the addresses of this machine: ip addr".into(),
+            ("connect", Some(Errno::ECONNREFUSED)) => {
+                format!("nobody listens there; start the server first: cargo run -p {lab} -- server {port}")
+            }
+            ("connect", Some(Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH)) => {
+                format!("see the way there: ip route get {}", host.trim_matches(['[', ']']))
+            }
+            (_, Some(Errno::EMFILE)) => "allow more descriptors: ulimit -n 4096".into(),
+            ("getaddrinfo", None) => format!("see what the resolver says: getent hosts {host}"),
+            _ => return None,
+        })
+    }
+}
+
+/// A result as strace prints it: `0`, `12`, or `-1 EPIPE (Broken pipe)`.
+pub trait Returned {
+    /// What the call returned, in strace's notation.
+    fn returned(&self) -> String;
+}
+
+impl Returned for () {
+    fn returned(&self) -> String {
+        "0".into()
+    }
+}
+
+impl Returned for usize {
+    fn returned(&self) -> String {
+        self.to_string()
+    }
+}
+
+impl Returned for Errno {
+    fn returned(&self) -> String {
+        format!("-1 {self:?} ({})", self.desc())
+    }
+}
+
+impl Returned for io::Error {
+    fn returned(&self) -> String {
+        self.raw_os_error().map_or_else(|| format!("-1 {self}"), |number| Errno::from_raw(number).returned())
+    }
+}
+
+impl<T: Returned, E: Returned> Returned for Result<T, E> {
+    fn returned(&self) -> String {
+        match self {
+            Ok(value) => value.returned(),
+            Err(error) => error.returned(),
+        }
+    }
+}

@@ -1,0 +1,303 @@
+//! The kernel's own table of TCP sockets, read through sock_diag(7), or from /proc/net/tcp where that is missing.
+//!
+//! Sockets are found by their pair of addresses, taken while the socket is open: after close(2) a TIME-WAIT socket
+//! has neither a descriptor nor an inode.
+
+use std::{
+    fmt, fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use socket2::Socket;
+
+use crate::{At, role::wait_until};
+
+/// A TCP state, named as in RFC 9293. ss writes `TIME-WAIT` and `ESTAB`, netstat `TIME_WAIT` and `ESTABLISHED`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum State {
+    Established = 1,
+    SynSent,
+    SynReceived,
+    FinWait1,
+    FinWait2,
+    TimeWait,
+    Closed,
+    CloseWait,
+    LastAck,
+    Listen,
+    Closing,
+}
+
+const STATES: [(State, &str); 11] = [
+    (State::Established, "ESTABLISHED"),
+    (State::SynSent, "SYN-SENT"),
+    (State::SynReceived, "SYN-RECEIVED"),
+    (State::FinWait1, "FIN-WAIT-1"),
+    (State::FinWait2, "FIN-WAIT-2"),
+    (State::TimeWait, "TIME-WAIT"),
+    (State::Closed, "CLOSED"),
+    (State::CloseWait, "CLOSE-WAIT"),
+    (State::LastAck, "LAST-ACK"),
+    (State::Listen, "LISTEN"),
+    (State::Closing, "CLOSING"),
+];
+
+impl State {
+    /// The state for a number of include/net/tcp_states.h. 12 is Linux's own name for a request not yet a socket.
+    pub fn from_number(number: u8) -> Option<State> {
+        let number = if number == 12 { State::SynReceived as u8 } else { number };
+        STATES.into_iter().map(|(state, _)| state).find(|state| *state as u8 == number)
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(STATES[*self as usize - 1].1)
+    }
+}
+
+/// The two addresses that name a connection; port 0 and the wildcard address name a listening socket's missing peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// This end.
+    pub local: SocketAddr,
+    /// The other end.
+    pub peer: SocketAddr,
+}
+
+impl Pair {
+    /// The addresses of a connected socket. Take them before the close.
+    ///
+    /// # Errors
+    /// ENOTCONN where the socket is not connected.
+    pub fn of(sock: &Socket) -> Result<Pair> {
+        let local = sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
+        let peer = sock.peer_addr().at("getpeername", "")?.as_socket().context("not an IP socket")?;
+        Ok(Pair { local, peer })
+    }
+
+    /// The same connection, seen from the other end.
+    pub fn other_end(self) -> Pair {
+        Pair { local: self.peer, peer: self.local }
+    }
+}
+
+/// One TCP socket as the kernel lists it.
+#[derive(Clone, Debug)]
+pub struct Row {
+    /// Its two addresses.
+    pub pair: Pair,
+    /// Its state.
+    pub state: State,
+    /// LISTEN: connections waiting for accept. Otherwise: bytes received and not read.
+    pub recv_queue: u32,
+    /// LISTEN: the limit of the accept queue. Otherwise: bytes sent and not acknowledged.
+    pub send_queue: u32,
+    /// Time to the next timer, if one runs: retransmission, probe, keepalive, or the end of TIME-WAIT.
+    pub timer: Option<Duration>,
+    /// The inode of its descriptor; 0 without one (TIME-WAIT, not yet accepted).
+    pub inode: u32,
+}
+
+/// The TCP sockets with this local port, listening and TIME-WAIT ones too; 0 lists all.
+///
+/// # Errors
+/// What socket(2), send(2) or recv(2) say of a netlink socket, or reading /proc/net/tcp.
+pub fn tcp_sockets(local_port: u16) -> Result<Vec<Row>> {
+    let mut rows = match diag_dump(local_port) {
+        Ok(rows) => rows,
+        Err(_) => proc_dump(local_port)?,
+    };
+    // /proc/net/tcp can list a socket twice while the table changes under the reader.
+    rows.dedup_by(|a, b| a.pair == b.pair && a.state == b.state && a.inode == b.inode);
+    Ok(rows)
+}
+
+/// The row of one connection's end, if the kernel has it.
+///
+/// # Errors
+/// As [`tcp_sockets`].
+pub fn tcp_socket(pair: Pair) -> Result<Option<Row>> {
+    Ok(tcp_sockets(pair.local.port())?.into_iter().find(|row| row.pair == pair))
+}
+
+/// Waits until this end is in `state` (`None`: in no table), then returns its row.
+///
+/// # Errors
+/// [`crate::NotSeen`] once `limit` has passed.
+pub fn wait_for_state(pair: Pair, state: Option<State>, limit: Duration) -> Result<Option<Row>> {
+    let name = state.map_or("in no table".into(), |state| state.to_string());
+    wait_until(&format!("{} > {} {name}", pair.local, pair.peer), limit, || {
+        let row = tcp_socket(pair)?;
+        Ok((row.as_ref().map(|row| row.state) == state).then_some(row))
+    })
+}
+
+// include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const NLM_F_REQUEST_DUMP: u16 = 0x301;
+const IPPROTO_TCP: u8 = 6;
+const NLMSG_HEADER: usize = 16;
+const INET_DIAG_MSG: usize = 72;
+
+fn diag_dump(local_port: u16) -> Result<Vec<Row>> {
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
+            .at("socket", "NETLINK_SOCK_DIAG")?;
+    let mut rows = Vec::new();
+    for family in [nix::libc::AF_INET, nix::libc::AF_INET6] {
+        // nlmsghdr, then inet_diag_req_v2: family, protocol, two unused, all states, and the local port as filter.
+        let mut request = [0u8; NLMSG_HEADER + 56];
+        request[0..4].copy_from_slice(&72u32.to_ne_bytes());
+        request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
+        request[6..8].copy_from_slice(&NLM_F_REQUEST_DUMP.to_ne_bytes());
+        request[16] = family as u8;
+        request[17] = IPPROTO_TCP;
+        request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
+        request[24..26].copy_from_slice(&local_port.to_be_bytes());
+        send(netlink.as_raw_fd(), &request, MsgFlags::empty()).at("send", "NETLINK_SOCK_DIAG")?;
+        while read_answers(netlink.as_raw_fd(), &mut rows)? {}
+    }
+    Ok(rows)
+}
+
+/// Reads one batch of answers; false after the last.
+fn read_answers(netlink: i32, rows: &mut Vec<Row>) -> Result<bool> {
+    let mut buffer = vec![0u8; 64 * 1024];
+    let bytes_read = recv(netlink, &mut buffer, MsgFlags::empty()).at("recv", "NETLINK_SOCK_DIAG")?;
+    let mut rest = &buffer[..bytes_read];
+    while rest.len() >= NLMSG_HEADER {
+        let length = u32::from_ne_bytes(rest[0..4].try_into()?) as usize;
+        ensure!((NLMSG_HEADER..=rest.len()).contains(&length), "sock_diag: a message of {length} bytes");
+        match u16::from_ne_bytes(rest[4..6].try_into()?) {
+            NLMSG_DONE => return Ok(false),
+            NLMSG_ERROR => anyhow::bail!("sock_diag refused the request"),
+            _ => rows.extend(diag_row(&rest[NLMSG_HEADER..length])),
+        }
+        rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+    }
+    Ok(true)
+}
+
+/// One inet_diag_msg: family, state, timer, retransmits; ports and addresses; expiry, queues, uid, inode.
+fn diag_row(message: &[u8]) -> Option<Row> {
+    if message.len() < INET_DIAG_MSG {
+        return None;
+    }
+    let word = |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
+    let address = |at: usize, port: usize| {
+        let octets: [u8; 16] = message[at..at + 16].try_into().ok()?;
+        let ip = match i32::from(message[0]) {
+            nix::libc::AF_INET => IpAddr::from([octets[0], octets[1], octets[2], octets[3]]),
+            _ => IpAddr::from(octets),
+        };
+        Some(SocketAddr::new(ip, u16::from_be_bytes([message[port], message[port + 1]])))
+    };
+    Some(Row {
+        pair: Pair { local: address(8, 4)?, peer: address(24, 6)? },
+        state: State::from_number(message[1])?,
+        timer: (message[2] != 0).then(|| Duration::from_millis(word(52).into())),
+        recv_queue: word(56),
+        send_queue: word(60),
+        inode: word(68),
+    })
+}
+
+/// /proc/net/tcp and tcp6, see proc(5): addresses in hexadecimal, timers in hundredths of a second.
+fn proc_dump(local_port: u16) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+        match fs::read_to_string(file) {
+            Ok(table) => rows.extend(table.lines().skip(1).filter_map(proc_row)),
+            Err(error) if file.ends_with('6') && error.kind() == std::io::ErrorKind::NotFound => {} // no IPv6 here
+            Err(error) => return Err(error).at("open", file)?,
+        }
+    }
+    rows.retain(|row| local_port == 0 || row.pair.local.port() == local_port);
+    Ok(rows)
+}
+
+fn proc_row(line: &str) -> Option<Row> {
+    let field: Vec<&str> = line.split_whitespace().collect();
+    let (send_queue, recv_queue) = field.get(4)?.split_once(':')?;
+    let (timer, when) = field.get(5)?.split_once(':')?;
+    Some(Row {
+        pair: Pair { local: proc_address(field.get(1)?)?, peer: proc_address(field.get(2)?)? },
+        state: State::from_number(u8::from_str_radix(field.get(3)?, 16).ok()?)?,
+        recv_queue: u32::from_str_radix(recv_queue, 16).ok()?,
+        send_queue: u32::from_str_radix(send_queue, 16).ok()?,
+        timer: (timer != "00").then_some(Duration::from_millis(10 * u64::from_str_radix(when, 16).ok()?)),
+        inode: field.get(9)?.parse().ok()?,
+    })
+}
+
+/// Each group of eight digits is a word in this machine's byte order.
+fn proc_address(text: &str) -> Option<SocketAddr> {
+    let (ip, port) = text.split_once(':')?;
+    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+    let ip = if ip.len() == 8 {
+        IpAddr::from(Ipv4Addr::from(word(0)?))
+    } else {
+        let octets = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+        IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?))
+    };
+    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use socket2::{Domain, Type};
+
+    use super::*;
+
+    fn listening(address: &str) -> (Socket, SocketAddr) {
+        let address: SocketAddr = address.parse().unwrap();
+        let listen_sock = Socket::new(Domain::for_address(address), Type::STREAM, None).unwrap();
+        listen_sock.bind(&address.into()).unwrap();
+        listen_sock.listen(7).unwrap();
+        let local_addr = listen_sock.local_addr().unwrap().as_socket().unwrap();
+        (listen_sock, local_addr)
+    }
+
+    #[test]
+    fn sock_diag_and_proc_agree_on_a_listener_and_a_connection() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let (_listen_sock, local_addr) = listening(address);
+            let client_sock = Socket::new(Domain::for_address(local_addr), Type::STREAM, None).unwrap();
+            client_sock.connect(&local_addr.into()).unwrap();
+            client_sock.send(b"four").unwrap();
+            let pair = Pair::of(&client_sock).unwrap();
+            for dump in [diag_dump, proc_dump] {
+                let rows = dump(local_addr.port()).unwrap();
+                let listener = rows.iter().find(|row| row.state == State::Listen).unwrap();
+                assert_eq!((listener.recv_queue, listener.pair.local), (1, local_addr));
+                assert_ne!(listener.inode, 0);
+                let waiting = rows.iter().find(|row| row.pair == pair.other_end()).unwrap();
+                assert_eq!((waiting.state, waiting.recv_queue, waiting.inode), (State::Established, 4, 0));
+            }
+        }
+    }
+
+    #[test]
+    fn a_time_wait_socket_shows_its_timer() {
+        let (listen_sock, local_addr) = listening("127.0.0.1:0");
+        let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        client_sock.connect(&local_addr.into()).unwrap();
+        let (conn_sock, _) = listen_sock.accept().unwrap();
+        let pair = Pair::of(&client_sock).unwrap();
+        drop(client_sock);
+        drop(conn_sock);
+        let row = wait_for_state(pair, Some(State::TimeWait), Duration::from_secs(5)).unwrap().unwrap();
+        assert_eq!(row.inode, 0);
+        assert!(row.timer.unwrap() > Duration::from_secs(50), "{row:?}");
+        let other = proc_dump(pair.local.port()).unwrap().into_iter().find(|row| row.pair == pair).unwrap();
+        assert!(other.timer.unwrap() > Duration::from_secs(50), "{other:?}");
+    }
+}

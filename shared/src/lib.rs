@@ -1,0 +1,43 @@
+//! What every lab needs and no lab teaches.
+//!
+//! - [`play`] and [`Stage`]: experiments, questions, verdicts, the scoreboard
+//! - [`kernel`]: the kernel's own table of TCP sockets
+//! - [`At`]: errors that name the call, the address and the errno
+//! - [`Stop`], [`Pause`], [`Screen`]: Ctrl-C, Enter before each call, output
+//! - [`Role`]: a lecture program as a child process
+//!
+//! The rule of this crate: it makes no call on a lab's socket. Delete it, and every socket call of the course still
+//! stands in the labs.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!(
+    "The verdicts of these labs are about the Linux kernel: build on Linux 5.10 or newer. \
+     WSL2 on Windows and a Linux virtual machine on a Mac count (see README.md, What it needs)."
+);
+
+#[cfg(target_os = "linux")]
+mod cli;
+#[cfg(target_os = "linux")]
+mod errors;
+#[cfg(target_os = "linux")]
+pub mod kernel;
+#[cfg(target_os = "linux")]
+mod role;
+#[cfg(target_os = "linux")]
+mod screen;
+#[cfg(target_os = "linux")]
+mod stage;
+#[cfg(target_os = "linux")]
+mod stop;
+#[cfg(target_os = "linux")]
+mod watchdog;
+
+#[cfg(target_os = "linux")]
+pub use self::{
+    cli::{DemoArgs, run, sheet},
+    errors::{At, CallError, Returned},
+    role::{NotSeen, Role, wait_until},
+    screen::Screen,
+    stage::{Experiment, Lesson, Need, Predicts, Question, Stage, Verdict, play},
+    stop::{Pause, Stop},
+};

@@ -1,0 +1,83 @@
+//! The one writer: lines and a prompt on standard output, the same in a pipe and on a terminal.
+
+use std::{
+    fmt::Display,
+    io::{ErrorKind, IsTerminal, Write, stdin, stdout},
+    process::exit,
+};
+
+/// What a program killed by SIGPIPE leaves behind: 128 + 13, as `cat FILE | head -1` does.
+const EXIT_CLOSED_PIPE: i32 = 141;
+
+/// Standard output with a prompt that comes back after every interruption.
+pub struct Screen {
+    /// What to ask for next; `None` while nothing is asked.
+    prompt: Option<String>,
+    /// The cursor stands behind a prompt, not at the start of a line.
+    open: bool,
+    emphasis: bool,
+}
+
+impl Default for Screen {
+    fn default() -> Self {
+        Screen::new()
+    }
+}
+
+impl Screen {
+    /// A screen on standard output; emphasis only on a terminal, and not with NO_COLOR set or a dumb terminal.
+    pub fn new() -> Self {
+        let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Screen { prompt: None, open: false, emphasis: stdout().is_terminal() && !no_color && !dumb }
+    }
+
+    /// Writes one line; a prompt that stands there keeps its own line.
+    pub fn line(&mut self, text: impl Display) {
+        let before = if std::mem::take(&mut self.open) { "\n" } else { "" };
+        write_or_end(format_args!("{before}{text}\n"));
+    }
+
+    /// Asks for input: the prompt is shown by the next [`Screen::settle`], and again after every interruption.
+    pub fn ask(&mut self, prompt: &str) {
+        self.prompt = Some(prompt.into());
+    }
+
+    /// Asks for nothing any more.
+    pub fn ask_nothing(&mut self) {
+        self.prompt = None;
+    }
+
+    /// Shows the prompt, if one is due and not already there. Call it before waiting.
+    pub fn settle(&mut self) {
+        if let (Some(prompt), false) = (&self.prompt, self.open) {
+            write_or_end(prompt);
+            self.open = true;
+        }
+    }
+
+    /// A line was typed: where a terminal echoed it, the cursor is at the start of a line again.
+    pub fn typed(&mut self) {
+        self.open &= !stdin().is_terminal();
+    }
+
+    /// Clears the screen where it is a terminal.
+    pub fn clear(&mut self) {
+        if stdout().is_terminal() {
+            write_or_end("\x1b[2J\x1b[H");
+        }
+    }
+
+    /// `text` between an SGR sequence and its end, where emphasis is on: `1` is bold, `31` red.
+    pub fn emphasise(&self, sgr: &str, text: &str) -> String {
+        if self.emphasis { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.into() }
+    }
+}
+
+/// Writes to standard output and flushes. A closed pipe ends the program quietly; `println!` would panic.
+fn write_or_end(text: impl Display) {
+    let mut out = stdout().lock();
+    if let Err(error) = write!(out, "{text}").and_then(|()| out.flush()) {
+        exit(if error.kind() == ErrorKind::BrokenPipe { EXIT_CLOSED_PIPE } else { 1 });
+    }
+}

@@ -1,0 +1,99 @@
+//! SIGINT and SIGTERM as something to poll, and Enter before each call.
+
+use std::{
+    fmt::Display,
+    io::stdin,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use anyhow::Result;
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::read,
+};
+
+use crate::{At, Screen};
+
+/// Ctrl-C (SIGINT) and SIGTERM, blocked and read from a descriptor: poll it beside the sockets.
+pub struct Stop {
+    signals: SignalFd,
+}
+
+/// The two signals that end a program in an orderly way.
+pub(crate) fn stop_signals() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM].into_iter().collect()
+}
+
+impl Stop {
+    /// Blocks both signals in this thread and those it starts. Call it before any thread exists.
+    ///
+    /// # Errors
+    /// EMFILE, ENFILE, ENOMEM from signalfd(2).
+    pub fn on_signals() -> Result<Stop> {
+        stop_signals().thread_block().at("sigprocmask", "")?;
+        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
+        Ok(Stop { signals: SignalFd::with_flags(&stop_signals(), flags).at("signalfd", "")? })
+    }
+
+    /// True once Ctrl-C or SIGTERM came; it stays true until [`Stop::take`].
+    pub fn requested(&self) -> bool {
+        let mut fds = [PollFd::new(self.as_fd(), PollFlags::POLLIN)];
+        poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
+    }
+
+    /// Takes the pending signal, if there is one.
+    pub fn take(&self) -> Option<i32> {
+        let signal = self.signals.read_signal().ok().flatten()?;
+        i32::try_from(signal.ssi_signo).ok()
+    }
+}
+
+impl AsFd for Stop {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.signals.as_fd()
+    }
+}
+
+/// `--pause`: waits for Enter before each socket call, so that a class can predict it.
+pub struct Pause<'a> {
+    on: bool,
+    stop: &'a Stop,
+}
+
+impl<'a> Pause<'a> {
+    /// A pause that waits only if `on`; Ctrl-C ends it.
+    pub fn new(on: bool, stop: &'a Stop) -> Self {
+        Pause { on, stop }
+    }
+
+    /// Shows the call that comes next and waits for Enter. End of input: no further pauses.
+    pub fn before(&mut self, screen: &mut Screen, call: impl Display) {
+        if !self.on || self.stop.requested() {
+            return;
+        }
+        screen.line(format_args!("next: {call}   [Enter]"));
+        let mut byte = [0];
+        loop {
+            let input = stdin();
+            let mut fds =
+                [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN), PollFd::new(input.as_fd(), PollFlags::POLLIN)];
+            match poll(&mut fds, PollTimeout::NONE) {
+                Err(Errno::EINTR) => continue,
+                Err(_) => return self.on = false,
+                Ok(_) if self.stop.requested() => return,
+                Ok(_) => {}
+            }
+            // One byte at a time: what is typed after this Enter belongs to the program.
+            match read(&input, &mut byte) {
+                Ok(1) if byte[0] == b'\n' => return,
+                Ok(0) | Err(_) => return self.on = false,
+                Ok(_) => {}
+            }
+        }
+    }
+}

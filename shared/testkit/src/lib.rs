@@ -1,0 +1,154 @@
+//! What the tests of the labs share. They run the real binaries, own every process they start, and wait with deadlines.
+//!
+//! Failures of a helper are failures of the test that called it, so helpers panic, and say all they saw.
+#![allow(clippy::unwrap_used)]
+
+mod demo;
+mod strace;
+
+use std::{
+    env, fs,
+    io::Read,
+    os::unix::fs::PermissionsExt,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::{Command, ExitStatus, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+pub use demo::{Demo, assert_common_rules, assert_sheet_quotes_a_run};
+pub use shared::{NotSeen, Role, wait_until};
+pub use strace::assert_printed_calls_are_real;
+
+/// A program that has not ended by then hangs.
+pub const RUN_LIMIT: Duration = Duration::from_secs(60);
+/// The ordinary account of tests that run as root: nobody.
+pub const NOBODY: u32 = 65534;
+
+/// What a program left behind.
+#[derive(Debug)]
+pub struct Finished {
+    /// How it ended.
+    pub status: ExitStatus,
+    /// Its standard output.
+    pub stdout: String,
+    /// Its standard error.
+    pub stderr: String,
+}
+
+impl Finished {
+    /// Its exit status; 128 and the signal's number where a signal ended it, as a shell counts.
+    pub fn code(&self) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        self.status.code().unwrap_or_else(|| 128 + self.status.signal().unwrap_or(0))
+    }
+}
+
+/// Runs a program to its end, its standard input closed unless the command says otherwise.
+///
+/// # Panics
+/// It cannot be started, or runs longer than [`RUN_LIMIT`].
+pub fn run(command: &mut Command) -> Finished {
+    let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut out = child.stdout.take().unwrap();
+    let mut err = child.stderr.take().unwrap();
+    let read_out = thread::spawn(move || read_all(&mut out));
+    let read_err = thread::spawn(move || read_all(&mut err));
+    let deadline = Instant::now() + RUN_LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() >= deadline {
+            child.kill().unwrap();
+            let stdout = read_out.join().unwrap();
+            panic!("{command:?} still ran after {RUN_LIMIT:?}; it printed:\n{stdout}");
+        }
+        thread::sleep(Duration::from_millis(5)); // a bounded poll: the deadline is above
+    };
+    Finished { status, stdout: read_out.join().unwrap(), stderr: read_err.join().unwrap() }
+}
+
+fn read_all(from: &mut impl Read) -> String {
+    let mut bytes = Vec::new();
+    from.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// The top of the checkout.
+pub fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().into()
+}
+
+/// True if PATH has this program.
+pub fn have(program: &str) -> bool {
+    env::split_paths(&env::var_os("PATH").unwrap_or_default()).any(|folder| folder.join(program).is_file())
+}
+
+/// True where something needed is missing: says so and the test ends there. CI installs everything, so there it fails.
+///
+/// # Panics
+/// With `CI` set.
+pub fn skip_without(missing: bool, what: &str, provided_by: &str) -> bool {
+    if missing {
+        assert!(env::var_os("CI").is_none(), "CI lets nothing skip: {what} is missing ({provided_by})");
+        use std::io::Write;
+        // Past the test harness's capture: a skipped test must not look like a passed one.
+        let _ = writeln!(std::io::stderr(), "SKIP: needs {what}: {provided_by}");
+    }
+    missing
+}
+
+/// A folder that is removed with its owner.
+pub struct TempDir(PathBuf);
+
+impl TempDir {
+    /// A new folder that every account can enter.
+    ///
+    /// # Panics
+    /// The folder cannot be made.
+    #[expect(clippy::new_without_default, reason = "it makes a folder")]
+    pub fn new() -> TempDir {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("labkit-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let folder = env::temp_dir().join(name);
+        fs::create_dir(&folder).unwrap();
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
+        TempDir(folder)
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// The same binary as an ordinary account: as it is for one, as nobody for root.
+///
+/// # Panics
+/// The binary cannot be copied to where nobody may run it.
+pub fn as_ordinary_account(binary: &str, folder: &TempDir) -> Command {
+    let copy = folder.path().join(Path::new(binary).file_name().unwrap());
+    fs::copy(binary, &copy).unwrap();
+    let mut command = Command::new(copy);
+    if nix::unistd::geteuid().is_root() {
+        command.uid(NOBODY).gid(NOBODY); // std drops the supplementary groups with them
+    }
+    command
+}
+
+/// The open descriptors of a process.
+///
+/// # Panics
+/// The process is gone or somebody else's.
+pub fn descriptors(pid: nix::unistd::Pid) -> usize {
+    fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
+}
