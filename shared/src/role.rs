@@ -180,6 +180,16 @@ impl Role {
         }
     }
 
+    /// Takes all it printed so far, unseen, so that it never waits for a reader.
+    ///
+    /// # Errors
+    /// What read(2) says.
+    pub fn skip_printed(&mut self) -> Result<()> {
+        while self.read_output(Instant::now())? {}
+        self.taken = self.printed.len();
+        Ok(())
+    }
+
     /// All it printed so far, without waiting.
     ///
     /// # Errors

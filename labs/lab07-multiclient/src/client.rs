@@ -70,7 +70,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
         if ready[1].contains(PollFlags::POLLOUT) {
             client.flush()?;
         }
-        if ready.get(2).is_some_and(|events| !events.is_empty()) {
+        if client.leaving.is_none() && ready.get(2).is_some_and(|events| !events.is_empty()) {
             client.input(&mut typed, &mut buffer)?;
         }
     }

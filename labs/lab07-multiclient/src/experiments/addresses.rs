@@ -115,8 +115,8 @@ pub fn who_may_bind(stage: &mut Stage) -> Result<Verdict> {
             kit: CASES.map(|(end, old, new)| end == End::Client || old && new),
         },
     )?;
-    stage.say("", "closed    SO_REUSEADDR      on the");
-    stage.say("", "first     old    new        port");
+    stage.say("", "closed SO_REUSEADDR");
+    stage.say("", "first  old new  on the port");
 
     let mut may_bind = [false; 8];
     for (may_bind, (first, old_reuse, new_reuse)) in may_bind.iter_mut().zip(CASES) {
@@ -155,7 +155,7 @@ pub fn who_may_bind(stage: &mut Stage) -> Result<Verdict> {
         stage.say(
             "new run",
             format_args!(
-                "{:<10}{:<7}{:<11}{left:<11}bind({}, {server_addr}) = {}",
+                "{:<7}{:<4}{:<5}{left:<10}bind({}, {server_addr}) = {}",
                 format!("{first:?}").to_lowercase(),
                 yes_no(old_reuse),
                 yes_no(new_reuse),

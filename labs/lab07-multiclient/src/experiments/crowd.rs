@@ -42,8 +42,10 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     }
     let four = four.into_iter().collect::<Result<Vec<_>>>()?;
     server.signal(Signal::SIGSTOP)?;
-    let status = format!("/proc/{}/stat", server.pid());
-    wait_until("the server to stand still", LIMIT, || Ok(fs::read_to_string(&status)?.contains(") T ").then_some(())))?;
+    let stat = format!("/proc/{}/stat", server.pid());
+    // proc_pid_stat(5): T is stopped; t, the same while strace looks on.
+    let stopped = |text: String| text.contains(") T ") || text.contains(") t ");
+    wait_until("the server stopped", LIMIT, || Ok(stopped(fs::read_to_string(&stat)?).then_some(())))?;
     stage.say("stop", format_args!("kill -STOP {}: the server stands still, the kernel does not", server.pid()));
 
     let question = stage.ask(

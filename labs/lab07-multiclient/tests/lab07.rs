@@ -1,0 +1,475 @@
+//! Runs the real binary: the demo, the two programs against each other and against foreign peers, and what goes wrong.
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
+
+use std::{
+    cell::RefCell,
+    io::{Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, descriptors, have, run, skip_without, wait_until};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn demo() -> &'static Demo {
+    static DEMO: OnceLock<Demo> = OnceLock::new();
+    DEMO.get_or_init(|| Demo::play(LAB))
+}
+
+/// The server on a port of the kernel's choice.
+fn server(options: &[&str]) -> (Role, SocketAddr) {
+    server_by(Command::new(LAB).args(["server", "0"]).args(options))
+}
+
+fn server_by(command: &mut Command) -> (Role, SocketAddr) {
+    let mut server = Role::spawn(command).unwrap();
+    let banner = server.line_with("> Server bound to IP : ").unwrap();
+    let port = banner.rsplit(' ').next().unwrap().parse().unwrap();
+    (server, SocketAddr::from(([127, 0, 0, 1], port)))
+}
+
+fn client(addr: SocketAddr) -> Role {
+    let mut client = Role::spawn(Command::new(LAB).args(["client", &addr.port().to_string()])).unwrap();
+    client.wait_for("> Enter string : ").unwrap();
+    client
+}
+
+/// A foreign client: a socket of the standard library, let in by the server.
+fn let_in(server: &mut Role, addr: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    server.wait_for(&format!("> New connection [{}]\n", stream.local_addr().unwrap())).unwrap();
+    stream
+}
+
+/// Reads to the end of the stream; an error instead of it fails the test.
+fn to_the_end(stream: &mut TcpStream) -> String {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    text
+}
+
+fn read_exactly(stream: &mut TcpStream, expected: &str) {
+    let mut bytes = vec![0; expected.len()];
+    stream.read_exact(&mut bytes).unwrap();
+    assert_eq!(String::from_utf8_lossy(&bytes), expected);
+}
+
+#[test]
+fn the_demo_decides_every_claim_as_recorded() {
+    demo().assert_verdicts(&[
+        ("swapped-ports", "CORRECTED"),
+        ("who-may-bind", "CORRECTED"),
+        ("fifth", "CORRECTED"),
+        ("slot-freed", "ANSWERED"),
+        ("one-line", "CONFIRMED"),
+        ("no-reader", "ANSWERED"),
+        ("while-typing", "ANSWERED"),
+    ]);
+}
+
+#[test]
+fn the_printed_calls_are_those_strace_saw() {
+    testkit::assert_printed_calls_are_real(LAB);
+}
+
+#[test]
+fn the_command_line_keeps_the_rules_of_all_labs() {
+    testkit::assert_common_rules(LAB, &["server", "0"], "> Server bound to");
+}
+
+#[test]
+fn the_sheet_quotes_a_real_run() {
+    testkit::assert_sheet_quotes_a_run("lab07-multiclient", demo());
+    let sheet = run(Command::new(LAB).arg("sheet"));
+    assert!(sheet.stdout.starts_with("## lab07-multiclient") && !sheet.stdout.contains("<details>"));
+}
+
+#[test]
+fn the_seven_steps_of_the_handout_work() {
+    // 1 and 2: bind, three clients.
+    let (mut server, addr) = server(&[]);
+    let mut clients = [client(addr), client(addr), client(addr)];
+    for _ in &clients {
+        server.wait_for("> New connection [127.0.0.1:").unwrap();
+    }
+    // 3: each sends a line; the prompt comes after the last of them, not before.
+    let lines =
+        [("Line 1 sending to server", "revres ot gnidnes 1 eniL"), ("racecar", "racecar"), ("taco cat", "tac ocat")];
+    for (client, (typed, shown)) in clients.iter_mut().zip(lines) {
+        assert!(!server.printed().unwrap().contains("Enter message"));
+        client.type_line(typed).unwrap();
+        server.wait_for(&format!("] Client message = {shown}\n")).unwrap();
+    }
+    server.wait_for("> Enter message to send to all clients : ").unwrap();
+    // 4 and 5: one line to all, shown reversed, ready again.
+    server.type_line("I have 3 clients").unwrap();
+    for client in &mut clients {
+        client.wait_for("> Server response : stneilc 3 evah I\n> Enter string : ").unwrap();
+    }
+    // 6: exit.
+    clients[2].type_line("exit").unwrap();
+    clients[2].wait_for("> Closing client...\n").unwrap();
+    assert_eq!(clients[2].wait_for_end().unwrap().code(), Some(0));
+    server.wait_for("> Closing connection for client [127.0.0.1:").unwrap();
+    // 7: room for two more, not for three.
+    let more = [client(addr), client(addr)];
+    let fifth = run(Command::new(LAB).args(["client", &addr.port().to_string()]));
+    assert_eq!(fifth.code(), 1);
+    assert!(fifth.stdout.contains("\n! Server rejected due to too many clients\n> Closing client...\n"), "{fifth:?}");
+    drop(more);
+    for mut client in clients.into_iter().take(2) {
+        client.type_line("still here").unwrap();
+        server.wait_for("] Client message = ereh llits\n").unwrap();
+    }
+}
+
+#[test]
+fn the_handouts_own_arguments_and_ipv6_and_a_name_reach_the_server() {
+    for (bind, host) in [("0.0.0.0", "0.0.0.0"), ("127.0.0.1", "localhost"), ("::1", "::1"), ("::1", "[::1]")] {
+        let (mut server, addr) = server(&["--bind", bind]);
+        let mut client = Role::spawn(Command::new(LAB).args(["client", &addr.port().to_string(), host])).unwrap();
+        client.wait_for("> Enter string : ").unwrap();
+        client.type_line("racecar").unwrap();
+        server.wait_for("] Client message = racecar\n").unwrap();
+    }
+}
+
+#[test]
+fn the_operator_may_speak_before_anybody_else_and_an_exclamation_mark_is_kept_for_notices() {
+    let (mut server, addr) = server(&[]);
+    server.type_line("anybody?").unwrap();
+    server.wait_for("> not sent: no client is connected\n").unwrap();
+    let mut stream = let_in(&mut server, addr);
+    server.type_line("! Server rejected due to too many clients").unwrap();
+    server.wait_for("> not sent: a line that starts with !").unwrap();
+    server.type_line("hello").unwrap();
+    read_exactly(&mut stream, "hello\n");
+}
+
+#[test]
+fn what_a_client_sent_before_it_left_still_arrives() {
+    let (mut server, addr) = server(&[]);
+    for (typed, way) in
+        [("last words\nexit\nnot this\n", "exit"), ("last words\n", "end of input"), ("last words", "no newline")]
+    {
+        let mut client = Command::new(LAB)
+            .args(["client", &addr.port().to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        client.stdin.take().unwrap().write_all(typed.as_bytes()).unwrap();
+        let output = client.wait_with_output().unwrap();
+        assert!(output.status.success(), "{way}: {output:?}");
+        server.wait_for("] Client message = sdrow tsal\n").unwrap();
+        server.wait_for("> Closing connection for client [").unwrap();
+    }
+    assert!(!server.printed().unwrap().contains("siht ton"));
+}
+
+#[test]
+fn a_fifth_is_told_why_and_closed_without_a_reset_even_if_it_talks() {
+    let (mut server, addr) = server(&[]);
+    let mut inside: Vec<_> = (0..4).map(|_| let_in(&mut server, addr)).collect();
+    for _ in 0..20 {
+        let mut fifth = TcpStream::connect(addr).unwrap();
+        fifth.set_read_timeout(Some(LIMIT)).unwrap();
+        fifth.write_all(&[b'x'; 100_000]).unwrap();
+        assert_eq!(to_the_end(&mut fifth), "! Server rejected due to too many clients\n");
+    }
+    // The four noticed nothing, and once one leaves the next gets in.
+    inside.pop().unwrap().shutdown(Shutdown::Both).unwrap();
+    server.wait_for("> Closing connection for client [").unwrap();
+    inside.push(let_in(&mut server, addr));
+    server.type_line("to four").unwrap();
+    for stream in &mut inside {
+        read_exactly(stream, "to four\n");
+    }
+}
+
+#[test]
+fn max_clients_moves_the_limit() {
+    let (mut server, addr) = server(&["--max-clients", "1"]);
+    let _first = let_in(&mut server, addr);
+    let mut second = TcpStream::connect(addr).unwrap();
+    assert_eq!(to_the_end(&mut second), "! Server rejected due to too many clients\n");
+}
+
+#[test]
+fn a_client_that_never_reads_delays_nobody_and_is_dropped_with_a_reset() {
+    let (mut server, addr) = server(&[]);
+    let (mut reader, mut silent) = (let_in(&mut server, addr), let_in(&mut server, addr));
+    let line = "x".repeat(60_000);
+    let mut lines = 0;
+    while !server.printed().unwrap().contains("> Dropped client [") {
+        assert!(lines < 1000, "60 MB and it is still in");
+        server.type_line(&line).unwrap();
+        read_exactly(&mut reader, &format!("{line}\n"));
+        lines += 1;
+    }
+    let dropped = server.line_with("> Dropped client [").unwrap();
+    assert!(dropped.contains(&silent.local_addr().unwrap().to_string()), "{dropped}");
+    let error = silent.read_to_end(&mut Vec::new()).unwrap_err();
+    assert_eq!(error.raw_os_error(), Some(nix::libc::ECONNRESET));
+}
+
+#[test]
+fn an_overlong_line_invalid_utf8_and_a_cut_line_each_have_their_outcome() {
+    let (mut server, addr) = server(&[]);
+    let mut stream = let_in(&mut server, addr);
+    stream.write_all(format!("{}\n{}\nab\u{e4}", "y".repeat(65_536), "x".repeat(65_537)).as_bytes()).unwrap();
+    server.wait_for(&format!("] Client message = {}\n", "y".repeat(65_536))).unwrap();
+    server.wait_for("] Client message thrown away: longer than 65536 bytes\n").unwrap();
+    read_exactly(&mut stream, "! your line was thrown away: longer than 65536 bytes\n");
+    stream.write_all(b"\xff\ntab\there\n").unwrap();
+    server.wait_for("] Client message thrown away: not UTF-8 from byte 4 on\n").unwrap();
+    read_exactly(&mut stream, "! your line was thrown away: not UTF-8 from byte 4 on\n");
+    server.wait_for("] Client message = ereh\\tbat\n").unwrap();
+    stream.write_all(b"half a li").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    server.wait_for("] Client message (cut by the disconnect) = il a flah\n").unwrap();
+    assert_eq!(to_the_end(&mut stream), "");
+}
+
+#[test]
+fn a_client_that_resets_is_named_and_the_server_stays() {
+    let (mut server, addr) = server(&[]);
+    let stream = let_in(&mut server, addr);
+    let sock = socket2::Socket::from(stream);
+    sock.set_linger(Some(Duration::ZERO)).unwrap();
+    drop(sock);
+    server.wait_for("> Lost client [").unwrap();
+    server.wait_for("]: ECONNRESET (104) Connection reset by peer\n").unwrap();
+    let_in(&mut server, addr).write_all(b"racecar\n").unwrap();
+    server.wait_for("] Client message = racecar\n").unwrap();
+}
+
+#[test]
+fn without_a_free_descriptor_whoever_connects_waits_and_gets_in_later() {
+    // bash's own ulimit, then the server in its place: 0, 1, 2, signalfd, listener, and room for five clients.
+    let (mut server, addr) =
+        server_by(Command::new("bash").args(["-c", "ulimit -n 10; exec \"$0\" server 0 --max-clients 100", LAB]));
+    let mut inside: Vec<_> = (0..5).map(|_| let_in(&mut server, addr)).collect();
+    let waiting = TcpStream::connect(addr).unwrap();
+    server.wait_for("> accept: EMFILE (24) Too many open files; whoever connects now waits\n").unwrap();
+    server.type_line("all well").unwrap();
+    for stream in &mut inside {
+        read_exactly(stream, "all well\n");
+    }
+    // Not a busy loop: waiting costs next to nothing.
+    let before = cpu_ticks(&server);
+    server.wait_for_within("never printed", Duration::from_millis(1500)).unwrap_err();
+    assert!(cpu_ticks(&server) - before < 20, "the server spins while it waits");
+    drop(inside.pop());
+    server.wait_for(&format!("> New connection [{}]\n", waiting.local_addr().unwrap())).unwrap();
+}
+
+/// User and system time of a process so far, in hundredths of a second.
+fn cpu_ticks(role: &Role) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", role.pid())).unwrap();
+    let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
+    fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+}
+
+#[test]
+fn five_thousand_random_byte_strings_leave_the_server_as_it_was() {
+    let (mut server, addr) = server(&[]);
+    let before = descriptors(server.pid());
+    let mut witness = let_in(&mut server, addr);
+    let config = ProptestConfig { cases: 5000, failure_persistence: None, ..ProptestConfig::default() };
+    let bytes = vec(prop_oneof![4 => any::<u8>(), 1 => Just(b'\n'), 1 => Just(b'!')], 0..600);
+    let server = RefCell::new(server);
+    let outcome = TestRunner::new(config).run(&(bytes, any::<bool>()), |(bytes, in_good_order)| {
+        let mut stream = TcpStream::connect(addr)?;
+        stream.set_read_timeout(Some(LIMIT))?;
+        stream.write_all(&bytes)?;
+        if in_good_order {
+            stream.shutdown(Shutdown::Write)?;
+            let mut heard = String::new();
+            stream.read_to_string(&mut heard)?;
+            // While earlier ones are still leaving, this one may have been one too many.
+            prop_assert!(heard.lines().all(|line| line.starts_with("! ")), "{heard}");
+        }
+        server.borrow_mut().skip_printed().map_err(|error| TestCaseError::fail(error.to_string()))?;
+        Ok(())
+    });
+    outcome.unwrap();
+    let mut server = server.into_inner();
+    witness.write_all(b"racecar\n").unwrap();
+    server.wait_for("] Client message = racecar\n").unwrap();
+    server.type_line("well").unwrap();
+    read_exactly(&mut witness, "well\n");
+    drop(witness);
+    wait_until("all descriptors closed", LIMIT, || Ok((descriptors(server.pid()) == before).then_some(()))).unwrap();
+}
+
+#[test]
+fn foreign_clients_talk_and_listen() {
+    let python = "import socket,sys\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\ns.sendall(b'racecar\\n')\nprint(s.makefile().readline(),end='')";
+    for (tool, args) in [
+        ("nc", vec!["-N", "127.0.0.1"]),
+        ("ncat", vec!["127.0.0.1"]),
+        ("socat", vec!["-"]),
+        ("python3", vec!["-c", python]),
+    ] {
+        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat python3") {
+            continue;
+        }
+        let (mut server, addr) = server(&[]);
+        let mut command = Command::new(tool);
+        command.args(args);
+        if tool == "socat" {
+            command.arg(format!("TCP4:{addr}"));
+        } else {
+            command.arg(addr.port().to_string());
+        }
+        let mut peer = Role::spawn(&mut command).unwrap();
+        server.wait_for("> New connection [127.0.0.1:").unwrap();
+        if tool != "python3" {
+            peer.type_line("racecar").unwrap();
+        }
+        server.wait_for("] Client message = racecar\n").unwrap();
+        server.type_line("as typed").unwrap();
+        peer.wait_for("as typed\n").unwrap();
+        peer.close_input();
+        server.wait_for("> Closing connection for client [").unwrap();
+        peer.wait_for_end().unwrap();
+    }
+}
+
+#[test]
+fn a_foreign_server_is_served_too() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut client = client(listener.local_addr().unwrap());
+    let (mut stream, _) = listener.accept().unwrap();
+    client.type_line("taco cat").unwrap();
+    read_exactly(&mut stream, "taco cat\n");
+    stream.write_all(b"! a notice\r\nI have 3 cl").unwrap();
+    client.wait_for("\n! a notice\n").unwrap();
+    stream.write_all(b"ients\n\xff\n").unwrap();
+    client.wait_for("> Server response : stneilc 3 evah I\n").unwrap();
+    client.wait_for("> Server response thrown away: not UTF-8 from byte 0 on\n").unwrap();
+    drop(stream);
+    client.wait_for("> The server has closed the connection\n> Closing client...\n").unwrap();
+    assert_eq!(client.wait_for_end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn a_server_that_never_reads_slows_the_typing_client_not_its_memory_and_ctrl_c_still_works() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let client = client(listener.local_addr().unwrap());
+    let (_unread, _) = listener.accept().unwrap();
+    let (pid, written) = (client.pid(), Arc::new(AtomicUsize::new(0)));
+    let counter = written.clone();
+    let writer = std::thread::spawn(move || {
+        let mut client = client;
+        let line = "x".repeat(60_000);
+        // 60 MB: more than the buffers on the way hold; the pipe fills up and the writing stops.
+        let write = |_| client.type_line(&line).inspect(|()| _ = counter.fetch_add(1, Ordering::Relaxed)).is_err();
+        let refused = (0..1000).any(write);
+        (client, refused)
+    });
+    let mut last = (0, Instant::now());
+    wait_until("the client held back by flow control", LIMIT, || {
+        if written.load(Ordering::Relaxed) != last.0 {
+            last = (written.load(Ordering::Relaxed), Instant::now());
+        }
+        Ok((last.0 > 0 && last.1.elapsed() > Duration::from_millis(200)).then_some(()))
+    })
+    .unwrap();
+    nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
+    let (mut client, refused) = writer.join().unwrap();
+    assert!(refused, "the client took 60 MB that nobody read");
+    assert_eq!(client.wait_for_end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once() {
+    let (mut first, addr) = server(&[]);
+    let mut stream = let_in(&mut first, addr);
+    stream.write_all(b"racecar\n").unwrap();
+    first.signal(Signal::SIGINT).unwrap();
+    assert_eq!(to_the_end(&mut stream), "");
+    drop(stream);
+    assert_eq!(first.wait_for_end().unwrap().code(), Some(0));
+    assert!(first.printed().unwrap().contains("] Client message = racecar\n"), "what had arrived is shown");
+    let again = ["server", &addr.port().to_string()];
+    Role::spawn(Command::new(LAB).args(again)).unwrap().wait_for("> Server bound to").unwrap();
+    // Without SO_REUSEADDR on the new run the TIME-WAIT of the old one is in the way.
+    let Finished { stderr, .. } = run(Command::new(LAB).args(again).arg("--no-reuse-addr"));
+    assert!(stderr.starts_with(&format!("lab07: bind {addr}: EADDRINUSE (98) Address already in use\n")), "{stderr}");
+}
+
+#[test]
+fn pause_waits_before_each_call() {
+    let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
+    let calls = ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("];
+    for call in calls {
+        server.wait_for(&format!("next: {call}")).unwrap();
+        assert!(!server.printed().unwrap().contains("Server bound"), "it did not wait before {call}");
+        server.type_line("").unwrap();
+    }
+    server.wait_for("> Server bound to").unwrap();
+}
+
+#[test]
+fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    let failed = |args: &[&str]| {
+        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
+        (status.code(), stderr)
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port().to_string();
+    let expected = format!(
+        "lab07: bind 127.0.0.1:{port}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+    );
+    assert_eq!(failed(&["server", &port]), (Some(1), expected));
+    drop(taken);
+    let expected = format!(
+        "lab07: connect 127.0.0.1:{port}: ECONNREFUSED (111) Connection refused\n  hint: nobody listens there; start the server first: cargo run -p lab07-multiclient -- server {port}\n"
+    );
+    assert_eq!(failed(&["client", &port]), (Some(1), expected));
+    let (code, stderr) = failed(&["server", "--bind", "192.0.2.1"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("lab07: bind 192.0.2.1:4444: EADDRNOTAVAIL (99) "), "{stderr}");
+    let (code, stderr) = failed(&["client", "4444", "no-such-host.invalid"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("lab07: getaddrinfo no-such-host.invalid: "), "{stderr}");
+    assert!(stderr.contains("hint: see what the resolver says: getent hosts no-such-host.invalid"), "{stderr}");
+    for usage in [&["server", "65536"][..], &["client", "port"], &["server", "--bind", "here"], &["serve"]] {
+        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn a_privileged_port_is_refused_to_an_ordinary_account() {
+    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
+        return;
+    }
+    let folder = TempDir::new();
+    let refused = run(as_ordinary_account(LAB, &folder).args(["server", "1"]));
+    assert_eq!(refused.code(), 1);
+    assert!(
+        refused.stderr.starts_with("lab07: bind 127.0.0.1:1: EACCES (13) Permission denied\n  hint: "),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn the_demo_needs_no_privileges() {
+    let folder = TempDir::new();
+    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
+    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
+    assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+}
