@@ -80,6 +80,9 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     let mut told = String::new();
     let end = loop {
         let received = recv(fifth_fd, &mut buffer, MsgFlags::empty());
+        if received == Err(Errno::EINTR) {
+            continue; // SIGCHLD: the server was stopped and goes on
+        }
         stage.say("fifth", format_args!("recv({fifth_fd}, 1024) = {}", received.returned()));
         match received {
             Ok(bytes_read) if bytes_read > 0 => told += &String::from_utf8_lossy(&buffer[..bytes_read]),
