@@ -465,7 +465,7 @@ impl Stage {
         self.last_time = Instant::now();
         self.wrapped("claim", experiment.claim);
         self.say("", experiment.source);
-        self.expected = String::new();
+        self.expected = "the experiment to reach its question".into();
         self.watchdog.watch(lab, experiment.id);
         let played = match experiment.needs.iter().find(|need| !(need.met)()) {
             Some(need) => Ok(Verdict::skipped(need.what, need.provided_by)),
