@@ -1,5 +1,5 @@
 //! Runs the real binary: the demo, the two programs against each other and against foreign peers, and what goes wrong.
-#![allow(clippy::unwrap_used, clippy::print_stdout)]
+#![allow(clippy::unwrap_used)]
 
 use std::{
     cell::RefCell,

@@ -1,5 +1,5 @@
 //! What holds for the kit as a whole: its layout, its tables, and the bounds of the helper crate.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use std::{
     fs,
@@ -29,10 +29,10 @@ fn labs() -> Vec<String> {
     labs
 }
 
-/// Lines of code of a source file: no blanks, no comments, nothing from `#[cfg(test)]` on.
-fn lines_of_code(source: &str) -> usize {
-    let code = source.lines().take_while(|line| *line != "#[cfg(test)]").map(str::trim);
-    code.filter(|line| !line.is_empty() && !line.starts_with("//")).count()
+/// The code of a source file: no blanks, no comments, nothing from `#[cfg(test)]` on.
+fn code(source: &str) -> Vec<&str> {
+    let lines = source.lines().take_while(|line| *line != "#[cfg(test)]").map(str::trim);
+    lines.filter(|line| !line.is_empty() && !line.starts_with("//")).collect()
 }
 
 #[test]
@@ -78,17 +78,18 @@ fn every_sheet_has_the_parts_of_a_sheet() {
 
 #[test]
 fn the_helper_crate_stays_tiny_and_touches_no_socket_of_a_lab() {
+    let calls =
+        [".bind(", ".connect(", ".listen(", ".accept(", ".send_to(", ".recv_from(", ".shutdown(", "setsockopt("];
     let mut lines = 0;
     for path in entries("shared/src") {
         let source = fs::read_to_string(&path).unwrap();
-        lines += lines_of_code(&source);
-        let code = source.split("#[cfg(test)]").next().unwrap();
-        for call in
-            [".bind(", ".connect(", ".listen(", ".accept(", ".send_to(", ".recv_from(", ".shutdown(", "setsockopt("]
-        {
-            assert!(!code.contains(call), "{} calls {call}", path.display());
+        let code = code(&source);
+        lines += code.len();
+        for call in calls {
+            assert!(!code.iter().any(|line| line.contains(call)), "{} calls {call}", path.display());
         }
     }
+    println!("the helper crate has {lines} lines of code");
     assert!(lines <= 900, "the helper crate has {lines} lines of code");
 }
 
