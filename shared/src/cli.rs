@@ -1,10 +1,8 @@
 //! What every lab's command line has in common: the way in and out, `demo`, `sheet`.
 
-use std::{
-    fmt::Display,
-    io::{self, Write},
-    process::ExitCode,
-};
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::Args;

@@ -25,20 +25,12 @@ pub trait At<T> {
     fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError>;
 }
 
-impl<T> At<T> for io::Result<T> {
+impl<T, E: Numbered + fmt::Display> At<T> for Result<T, E> {
     fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError> {
-        self.map_err(|error| CallError {
-            call,
-            address: address.to_string(),
-            errno: error.raw_os_error().map(Errno::from_raw),
-            text: error.to_string(),
+        self.map_err(|error| {
+            let (address, text) = (address.to_string(), error.to_string());
+            CallError { call, address, errno: error.errno(), text }
         })
-    }
-}
-
-impl<T> At<T> for nix::Result<T> {
-    fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError> {
-        self.map_err(io::Error::from).at(call, address)
     }
 }
 
@@ -80,41 +72,31 @@ impl CallError {
     }
 }
 
+/// An error with a number.
+pub trait Numbered {
+    /// Its errno, if the kernel gave one.
+    fn errno(&self) -> Option<Errno>;
+}
+
+impl Numbered for Errno {
+    fn errno(&self) -> Option<Errno> {
+        Some(*self)
+    }
+}
+
+impl Numbered for io::Error {
+    fn errno(&self) -> Option<Errno> {
+        self.raw_os_error().map(Errno::from_raw)
+    }
+}
+
 /// A result as strace prints it: `0`, `12`, or `-1 EPIPE (Broken pipe)`.
-pub trait Returned {
-    /// What the call returned, in strace's notation.
-    fn returned(&self) -> String;
-}
-
-impl Returned for () {
-    fn returned(&self) -> String {
-        "0".into()
-    }
-}
-
-impl Returned for usize {
-    fn returned(&self) -> String {
-        self.to_string()
-    }
-}
-
-impl Returned for Errno {
-    fn returned(&self) -> String {
-        format!("-1 {self:?} ({})", self.desc())
-    }
-}
-
-impl Returned for io::Error {
-    fn returned(&self) -> String {
-        self.raw_os_error().map_or_else(|| format!("-1 {self}"), |number| Errno::from_raw(number).returned())
-    }
-}
-
-impl<T: Returned, E: Returned> Returned for Result<T, E> {
-    fn returned(&self) -> String {
-        match self {
-            Ok(value) => value.returned(),
-            Err(error) => error.returned(),
-        }
+pub fn returned<T: fmt::Debug, E: Numbered + fmt::Display>(result: &Result<T, E>) -> String {
+    match result {
+        Ok(value) => format!("{value:?}").replace("()", "0"),
+        Err(error) => match error.errno() {
+            Some(errno) => format!("-1 {errno:?} ({})", errno.desc()),
+            None => format!("-1 {error}"),
+        },
     }
 }

@@ -1,24 +1,23 @@
-//! The kernel's own table of TCP sockets, read through sock_diag(7), or from /proc/net/tcp where that is missing.
+//! The kernel's own table of TCP sockets, read through sock_diag(7), as ss does.
 //!
 //! Sockets are found by their pair of addresses, taken while the socket is open: after close(2) a TIME-WAIT socket
 //! has neither a descriptor nor an inode.
 
-use std::{
-    fmt, fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
-    os::fd::AsRawFd,
-    time::Duration,
-};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use socket2::Socket;
 
-use crate::{At, role::wait_until};
+use crate::At;
+use crate::role::wait_until;
 
-/// A TCP state, named as in RFC 9293. ss writes `TIME-WAIT` and `ESTAB`, netstat `TIME_WAIT` and `ESTABLISHED`.
+/// A TCP state by its number in include/net/tcp_states.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[allow(missing_docs)]
+#[expect(missing_docs, reason = "RFC 9293 3.3.2 tells what each state is")]
 pub enum State {
     Established = 1,
     SynSent,
@@ -33,31 +32,29 @@ pub enum State {
     Closing,
 }
 
-const STATES: [(State, &str); 11] = [
-    (State::Established, "ESTABLISHED"),
-    (State::SynSent, "SYN-SENT"),
-    (State::SynReceived, "SYN-RECEIVED"),
-    (State::FinWait1, "FIN-WAIT-1"),
-    (State::FinWait2, "FIN-WAIT-2"),
-    (State::TimeWait, "TIME-WAIT"),
-    (State::Closed, "CLOSED"),
-    (State::CloseWait, "CLOSE-WAIT"),
-    (State::LastAck, "LAST-ACK"),
-    (State::Listen, "LISTEN"),
-    (State::Closing, "CLOSING"),
-];
-
 impl State {
-    /// The state for a number of include/net/tcp_states.h. 12 is Linux's own name for a request not yet a socket.
+    /// The state for a number; 12 is Linux's own name for a request that is not yet a socket.
     pub fn from_number(number: u8) -> Option<State> {
-        let number = if number == 12 { State::SynReceived as u8 } else { number };
-        STATES.into_iter().map(|(state, _)| state).find(|state| *state as u8 == number)
+        use State::*;
+        let states = [
+            Established, SynSent, SynReceived, FinWait1, FinWait2, TimeWait, Closed, CloseWait, LastAck, Listen,
+            Closing, SynReceived,
+        ];
+        states.get(usize::from(number).checked_sub(1)?).copied()
     }
 }
 
+/// As in RFC 9293: FinWait1 is FIN-WAIT-1. ss writes ESTAB for ESTABLISHED, netstat TIME_WAIT for TIME-WAIT.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(STATES[*self as usize - 1].1)
+        let mut name = String::new();
+        for character in format!("{self:?}").chars() {
+            if !name.is_empty() && !character.is_lowercase() {
+                name.push('-');
+            }
+            name.push(character.to_ascii_uppercase());
+        }
+        f.pad(&name)
     }
 }
 
@@ -107,14 +104,27 @@ pub struct Row {
 /// The TCP sockets with this local port, listening and TIME-WAIT ones too; 0 lists all.
 ///
 /// # Errors
-/// What socket(2), send(2) or recv(2) say of a netlink socket, or reading /proc/net/tcp.
+/// What socket(2), send(2) or recv(2) say of a netlink socket; a kernel built without INET_DIAG.
 pub fn tcp_sockets(local_port: u16) -> Result<Vec<Row>> {
-    let mut rows = match diag_dump(local_port) {
-        Ok(rows) => rows,
-        Err(_) => proc_dump(local_port)?,
-    };
-    // /proc/net/tcp can list a socket twice while the table changes under the reader.
-    rows.dedup_by(|a, b| a.pair == b.pair && a.state == b.state && a.inode == b.inode);
+    let kind = SockFlag::SOCK_CLOEXEC;
+    let netlink = socket(AddressFamily::Netlink, SockType::Datagram, kind, SockProtocol::NetlinkSockDiag)
+        .at("socket", "NETLINK_SOCK_DIAG")?;
+    let mut rows = Vec::new();
+    for family in [AF_INET, AF_INET6] {
+        let request = [
+            &72u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
+            &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
+            &NLM_F_REQUEST_DUMP.to_ne_bytes(),
+            &[0; 8],
+            &[family, IPPROTO_TCP, 0, 0], // inet_diag_req_v2: then all states, and the local port as filter
+            &u32::MAX.to_ne_bytes(),
+            &local_port.to_be_bytes(),
+            &[0; 46],
+        ]
+        .concat();
+        send(netlink.as_raw_fd(), &request, MsgFlags::empty()).at("send", "NETLINK_SOCK_DIAG")?;
+        while read_answers(netlink.as_raw_fd(), &mut rows)? {}
+    }
     Ok(rows)
 }
 
@@ -144,29 +154,10 @@ const NLMSG_DONE: u16 = 3;
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
 const NLM_F_REQUEST_DUMP: u16 = 0x301;
 const IPPROTO_TCP: u8 = 6;
+const AF_INET: u8 = 2;
+const AF_INET6: u8 = 10;
 const NLMSG_HEADER: usize = 16;
 const INET_DIAG_MSG: usize = 72;
-
-fn diag_dump(local_port: u16) -> Result<Vec<Row>> {
-    let netlink =
-        socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)
-            .at("socket", "NETLINK_SOCK_DIAG")?;
-    let mut rows = Vec::new();
-    for family in [nix::libc::AF_INET, nix::libc::AF_INET6] {
-        // nlmsghdr, then inet_diag_req_v2: family, protocol, two unused, all states, and the local port as filter.
-        let mut request = [0u8; NLMSG_HEADER + 56];
-        request[0..4].copy_from_slice(&72u32.to_ne_bytes());
-        request[4..6].copy_from_slice(&SOCK_DIAG_BY_FAMILY.to_ne_bytes());
-        request[6..8].copy_from_slice(&NLM_F_REQUEST_DUMP.to_ne_bytes());
-        request[16] = family as u8;
-        request[17] = IPPROTO_TCP;
-        request[20..24].copy_from_slice(&u32::MAX.to_ne_bytes());
-        request[24..26].copy_from_slice(&local_port.to_be_bytes());
-        send(netlink.as_raw_fd(), &request, MsgFlags::empty()).at("send", "NETLINK_SOCK_DIAG")?;
-        while read_answers(netlink.as_raw_fd(), &mut rows)? {}
-    }
-    Ok(rows)
-}
 
 /// Reads one batch of answers; false after the last.
 fn read_answers(netlink: i32, rows: &mut Vec<Row>) -> Result<bool> {
@@ -194,10 +185,7 @@ fn diag_row(message: &[u8]) -> Option<Row> {
     let word = |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
     let address = |at: usize, port: usize| {
         let octets: [u8; 16] = message[at..at + 16].try_into().ok()?;
-        let ip = match i32::from(message[0]) {
-            nix::libc::AF_INET => IpAddr::from([octets[0], octets[1], octets[2], octets[3]]),
-            _ => IpAddr::from(octets),
-        };
+        let ip = if message[0] == AF_INET { IpAddr::from(*octets.first_chunk::<4>()?) } else { octets.into() };
         Some(SocketAddr::new(ip, u16::from_be_bytes([message[port], message[port + 1]])))
     };
     Some(Row {
@@ -210,52 +198,57 @@ fn diag_row(message: &[u8]) -> Option<Row> {
     })
 }
 
-/// /proc/net/tcp and tcp6, see proc(5): addresses in hexadecimal, timers in hundredths of a second.
-fn proc_dump(local_port: u16) -> Result<Vec<Row>> {
-    let mut rows = Vec::new();
-    for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
-        match fs::read_to_string(file) {
-            Ok(table) => rows.extend(table.lines().skip(1).filter_map(proc_row)),
-            Err(error) if file.ends_with('6') && error.kind() == std::io::ErrorKind::NotFound => {} // no IPv6 here
-            Err(error) => return Err(error).at("open", file)?,
-        }
-    }
-    rows.retain(|row| local_port == 0 || row.pair.local.port() == local_port);
-    Ok(rows)
-}
-
-fn proc_row(line: &str) -> Option<Row> {
-    let field: Vec<&str> = line.split_whitespace().collect();
-    let (send_queue, recv_queue) = field.get(4)?.split_once(':')?;
-    let (timer, when) = field.get(5)?.split_once(':')?;
-    Some(Row {
-        pair: Pair { local: proc_address(field.get(1)?)?, peer: proc_address(field.get(2)?)? },
-        state: State::from_number(u8::from_str_radix(field.get(3)?, 16).ok()?)?,
-        recv_queue: u32::from_str_radix(recv_queue, 16).ok()?,
-        send_queue: u32::from_str_radix(send_queue, 16).ok()?,
-        timer: (timer != "00").then_some(Duration::from_millis(10 * u64::from_str_radix(when, 16).ok()?)),
-        inode: field.get(9)?.parse().ok()?,
-    })
-}
-
-/// Each group of eight digits is a word in this machine's byte order.
-fn proc_address(text: &str) -> Option<SocketAddr> {
-    let (ip, port) = text.split_once(':')?;
-    let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
-    let ip = if ip.len() == 8 {
-        IpAddr::from(Ipv4Addr::from(word(0)?))
-    } else {
-        let octets = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
-        IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?))
-    };
-    Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        net::{Ipv4Addr, Ipv6Addr},
+    };
+
     use socket2::{Domain, Type};
 
     use super::*;
+
+    /// /proc/net/tcp and tcp6, see proc(5): addresses in hexadecimal, timers in hundredths of a second.
+    fn proc_dump(local_port: u16) -> Result<Vec<Row>> {
+        let mut rows = Vec::new();
+        for file in ["/proc/net/tcp", "/proc/net/tcp6"] {
+            match fs::read_to_string(file) {
+                Ok(table) => rows.extend(table.lines().skip(1).filter_map(proc_row)),
+                Err(error) if file.ends_with('6') && error.kind() == std::io::ErrorKind::NotFound => {} // no IPv6 here
+                Err(error) => return Err(error).at("open", file)?,
+            }
+        }
+        rows.retain(|row| local_port == 0 || row.pair.local.port() == local_port);
+        Ok(rows)
+    }
+
+    fn proc_row(line: &str) -> Option<Row> {
+        let field: Vec<&str> = line.split_whitespace().collect();
+        let (send_queue, recv_queue) = field.get(4)?.split_once(':')?;
+        let (timer, when) = field.get(5)?.split_once(':')?;
+        Some(Row {
+            pair: Pair { local: proc_address(field.get(1)?)?, peer: proc_address(field.get(2)?)? },
+            state: State::from_number(u8::from_str_radix(field.get(3)?, 16).ok()?)?,
+            recv_queue: u32::from_str_radix(recv_queue, 16).ok()?,
+            send_queue: u32::from_str_radix(send_queue, 16).ok()?,
+            timer: (timer != "00").then_some(Duration::from_millis(10 * u64::from_str_radix(when, 16).ok()?)),
+            inode: field.get(9)?.parse().ok()?,
+        })
+    }
+
+    /// Each group of eight digits is a word in this machine's byte order.
+    fn proc_address(text: &str) -> Option<SocketAddr> {
+        let (ip, port) = text.split_once(':')?;
+        let word = |at: usize| u32::from_str_radix(ip.get(at..at + 8)?, 16).ok().map(u32::to_ne_bytes);
+        let ip = if ip.len() == 8 {
+            IpAddr::from(Ipv4Addr::from(word(0)?))
+        } else {
+            let octets = [word(0)?, word(8)?, word(16)?, word(24)?].concat();
+            IpAddr::from(Ipv6Addr::from(<[u8; 16]>::try_from(octets).ok()?))
+        };
+        Some(SocketAddr::new(ip, u16::from_str_radix(port, 16).ok()?))
+    }
 
     fn listening(address: &str) -> (Socket, SocketAddr) {
         let address: SocketAddr = address.parse().unwrap();
@@ -274,7 +267,7 @@ mod tests {
             client_sock.connect(&local_addr.into()).unwrap();
             client_sock.send(b"four").unwrap();
             let pair = Pair::of(&client_sock).unwrap();
-            for dump in [diag_dump, proc_dump] {
+            for dump in [tcp_sockets, proc_dump] {
                 let rows = dump(local_addr.port()).unwrap();
                 let listener = rows.iter().find(|row| row.state == State::Listen).unwrap();
                 assert_eq!((listener.recv_queue, listener.pair.local), (1, local_addr));

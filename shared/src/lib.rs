@@ -29,13 +29,11 @@ mod screen;
 mod stage;
 #[cfg(target_os = "linux")]
 mod stop;
-#[cfg(target_os = "linux")]
-mod watchdog;
 
 #[cfg(target_os = "linux")]
 pub use self::{
     cli::{DemoArgs, run, sheet},
-    errors::{At, CallError, Returned},
+    errors::{At, CallError, returned},
     role::{NotSeen, Role, wait_until},
     screen::Screen,
     stage::{Experiment, Lesson, Need, Predicts, Question, Stage, Verdict, play},

@@ -1,26 +1,18 @@
 //! A lecture program as a child process: typed at, read with a deadline, and gone with its owner.
 
-use std::{
-    fmt,
-    io::{ErrorKind, Read, Write},
-    os::fd::AsFd,
-    process::{Child, ChildStdin, Command, ExitStatus, Stdio},
-    thread,
-    time::{Duration, Instant},
-};
+use std::fmt;
+use std::io::{Read, Write};
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Receiver, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        prctl::set_pdeathsig,
-        signal::{Signal, kill},
-    },
-    unistd::{Pid, getpid, getppid},
-};
+use nix::sys::prctl::set_pdeathsig;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, getpid, getppid};
 
-use crate::{At, stop::stop_signals};
+use crate::At;
 
 /// How long a program may take to answer before its silence is the finding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -80,11 +72,12 @@ pub(crate) fn end_with_parent() -> Result<()> {
 pub struct Role {
     child: Child,
     input: Option<ChildStdin>,
+    /// What a thread of its own reads from the program; it ends with the program's output.
+    output: Receiver<Vec<u8>>,
     /// All it printed.
     printed: Vec<u8>,
     /// How much of that was asked for already.
     taken: usize,
-    ended: bool,
 }
 
 impl Role {
@@ -96,28 +89,33 @@ impl Role {
         Role::spawn(Command::new(std::env::current_exe()?).args(args))
     }
 
-    /// Starts any program: standard input (unless the command sets it) and output become pipes.
+    /// Starts any program; its standard input and output become pipes.
     ///
     /// # Errors
     /// What fork(2) and execve(2) say.
     pub fn spawn(command: &mut Command) -> Result<Role> {
-        Role::spawn_with(command, Stdio::piped())
+        Role::spawn_on(command, Stdio::piped())
     }
 
     /// As [`Role::spawn`], with another standard input, such as a pseudo-terminal.
     ///
     /// # Errors
     /// What fork(2) and execve(2) say.
-    pub fn spawn_with(command: &mut Command, input: Stdio) -> Result<Role> {
+    pub fn spawn_on(command: &mut Command, input: Stdio) -> Result<Role> {
+        let program = command.get_program().to_owned();
         command.env(PARENT, getpid().to_string()).stdin(input).stdout(Stdio::piped());
-        // A blocked mask is inherited: the child shall hear Ctrl-C.
-        let blocked = stop_signals().thread_swap_mask(nix::sys::signal::SigmaskHow::SIG_UNBLOCK)?;
-        let spawned = command.spawn();
-        blocked.thread_set_mask()?;
-        let mut child = spawned.with_context(|| format!("cannot start {:?}", command.get_program()))?;
-        let output = child.stdout.as_ref().context("no standard output")?;
-        fcntl(output, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).at("fcntl", "O_NONBLOCK")?;
-        Ok(Role { input: child.stdin.take(), child, printed: Vec::new(), taken: 0, ended: false })
+        let mut child = command.spawn().with_context(|| format!("cannot start {program:?}"))?;
+        let mut stdout = child.stdout.take().context("no standard output")?;
+        let (chunks, output) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(bytes_read @ 1..) = stdout.read(&mut buffer) {
+                if chunks.send(buffer[..bytes_read].to_vec()).is_err() {
+                    break; // the role was dropped
+                }
+            }
+        });
+        Ok(Role { input: child.stdin.take(), child, output, printed: Vec::new(), taken: 0 })
     }
 
     /// The process id.
@@ -131,8 +129,7 @@ impl Role {
     /// EPIPE once the program has ended.
     pub fn type_line(&mut self, line: &str) -> Result<()> {
         let input = self.input.as_mut().context("its standard input is closed")?;
-        input.write_all(format!("{line}\n").as_bytes()).at("write", "standard input")?;
-        Ok(())
+        Ok(input.write_all(format!("{line}\n").as_bytes()).at("write", "standard input")?)
     }
 
     /// Ends its standard input, as Ctrl-D does.
@@ -148,6 +145,31 @@ impl Role {
         self.wait_for_within(text, ANSWER_LIMIT)
     }
 
+    /// As [`Role::wait_for`], with a limit of one's own.
+    ///
+    /// # Errors
+    /// [`NotSeen`] with what was printed instead.
+    pub fn wait_for_within(&mut self, text: &str, limit: Duration) -> Result<String> {
+        let deadline = Instant::now() + limit;
+        let mut from = self.taken; // nothing before it can be the start of `text`
+        loop {
+            let found = self.printed[from..].windows(text.len()).position(|window| window == text.as_bytes());
+            if let Some(at) = found.map(|at| from + at) {
+                let before = String::from_utf8_lossy(&self.printed[self.taken..at]).into_owned();
+                self.taken = at + text.len();
+                return Ok(before);
+            }
+            from = from.max((self.printed.len() + 1).saturating_sub(text.len()));
+            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(chunk) => self.printed.extend(chunk),
+                Err(_) => {
+                    let instead = String::from_utf8_lossy(&self.printed[self.taken..]).into_owned();
+                    bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
+                }
+            }
+        }
+    }
+
     /// Waits for a line that holds `text`, takes all up to its end and returns that line.
     ///
     /// # Errors
@@ -159,62 +181,10 @@ impl Role {
         Ok(format!("{start}{text}{after}"))
     }
 
-    /// As [`Role::wait_for`], with a limit of one's own.
-    ///
-    /// # Errors
-    /// [`NotSeen`] with what was printed instead.
-    pub fn wait_for_within(&mut self, text: &str, limit: Duration) -> Result<String> {
-        let deadline = Instant::now() + limit;
-        loop {
-            let unread = &self.printed[self.taken..];
-            if let Some(at) = unread.windows(text.len()).position(|window| window == text.as_bytes()) {
-                let before = String::from_utf8_lossy(&unread[..at]).into_owned();
-                self.taken += at + text.len();
-                return Ok(before);
-            }
-            if self.ended || Instant::now() >= deadline {
-                let instead = String::from_utf8_lossy(unread).into_owned();
-                bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
-            }
-            self.read_output(deadline)?;
-        }
-    }
-
-    /// Takes all it printed so far, unseen, so that it never waits for a reader.
-    ///
-    /// # Errors
-    /// What read(2) says.
-    pub fn skip_printed(&mut self) -> Result<()> {
-        while self.read_output(Instant::now())? {}
-        self.taken = self.printed.len();
-        Ok(())
-    }
-
     /// All it printed so far, without waiting.
-    ///
-    /// # Errors
-    /// What read(2) says.
-    pub fn printed(&mut self) -> Result<String> {
-        while self.read_output(Instant::now())? {}
-        Ok(String::from_utf8_lossy(&self.printed).into_owned())
-    }
-
-    /// True if something could be read before `deadline`.
-    fn read_output(&mut self, deadline: Instant) -> Result<bool> {
-        let output = self.child.stdout.as_mut().context("no standard output")?;
-        let left = PollTimeout::try_from(deadline.saturating_duration_since(Instant::now()))?;
-        poll(&mut [PollFd::new(output.as_fd(), PollFlags::POLLIN)], left).at("poll", "standard output")?;
-        let mut buffer = [0; 4096];
-        match output.read(&mut buffer) {
-            Ok(0) => self.ended = true,
-            Ok(bytes_read) => {
-                self.printed.extend(&buffer[..bytes_read]);
-                return Ok(true);
-            }
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
-            Err(error) => return Err(error).at("read", "standard output")?,
-        }
-        Ok(false)
+    pub fn printed(&mut self) -> String {
+        self.printed.extend(self.output.try_iter().flatten());
+        String::from_utf8_lossy(&self.printed).into_owned()
     }
 
     /// Sends a signal.
@@ -230,10 +200,6 @@ impl Role {
     /// # Errors
     /// [`NotSeen`] if it goes on.
     pub fn wait_for_end(&mut self) -> Result<ExitStatus> {
-        let deadline = Instant::now() + ANSWER_LIMIT;
-        while !self.ended && Instant::now() < deadline {
-            self.read_output(deadline)?; // a full pipe would keep it from ending
-        }
         wait_until("the program's end", ANSWER_LIMIT, || Ok(self.child.try_wait()?))
     }
 }

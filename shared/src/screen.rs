@@ -1,10 +1,8 @@
 //! The one writer: lines and a prompt on standard output, the same in a pipe and on a terminal.
 
-use std::{
-    fmt::Display,
-    io::{ErrorKind, IsTerminal, Write, stdin, stdout},
-    process::exit,
-};
+use std::fmt::Display;
+use std::io::{ErrorKind, IsTerminal, Write, stdin, stdout};
+use std::process::exit;
 
 /// What a program killed by SIGPIPE leaves behind: 128 + 13, as `cat FILE | head -1` does.
 const EXIT_CLOSED_PIPE: i32 = 141;
@@ -18,14 +16,9 @@ pub struct Screen {
     emphasis: bool,
 }
 
-impl Default for Screen {
-    fn default() -> Self {
-        Screen::new()
-    }
-}
-
 impl Screen {
     /// A screen on standard output; emphasis only on a terminal, and not with NO_COLOR set or a dumb terminal.
+    #[expect(clippy::new_without_default, reason = "it looks at the environment")]
     pub fn new() -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -68,9 +61,9 @@ impl Screen {
         }
     }
 
-    /// `text` between an SGR sequence and its end, where emphasis is on: `1` is bold, `31` red.
-    pub fn emphasise(&self, sgr: &str, text: &str) -> String {
-        if self.emphasis { format!("\x1b[{sgr}m{text}\x1b[0m") } else { text.into() }
+    /// `text`, bold where emphasis is on.
+    pub fn bold(&self, text: &str) -> String {
+        if self.emphasis { format!("\x1b[1m{text}\x1b[0m") } else { text.into() }
     }
 }
 

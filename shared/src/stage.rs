@@ -1,28 +1,34 @@
 //! Experiments: asked, played against the kernel, and decided by what was observed.
 
-use std::{
-    fmt::{self, Debug, Display},
-    io::{IsTerminal, stdin},
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::fmt::{Debug, Display};
+use std::io::{IsTerminal, stdin};
+use std::process::{ExitCode, exit};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use nix::sys::utsname::uname;
 
-use crate::{
-    DemoArgs, NotSeen, Screen,
-    cli::usage,
-    kernel::{Pair, State, tcp_socket},
-    watchdog::Watchdog,
-};
+use crate::cli::usage;
+use crate::kernel::{Pair, State, tcp_socket};
+use crate::{DemoArgs, NotSeen, Screen};
 
 /// Lines stay below 80 columns.
 const WIDTH: usize = 79;
 /// The label in front of each line.
 const LABEL: usize = 10;
+/// A call that still blocks after this time is the finding.
+const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// A pause in the output longer than this carries a stamp.
 const STAMP_FROM: Duration = Duration::from_millis(100);
+
+const CONFIRMED: &str = "CONFIRMED";
+const CORRECTED: &str = "CORRECTED";
+const ANSWERED: &str = "ANSWERED";
+const UNEXPECTED: &str = "UNEXPECTED";
+const SKIPPED: &str = "SKIPPED";
+const NOT_PLAYED: &str = "not played";
 
 /// What an experiment needs of this machine, beyond Linux 5.10.
 pub struct Need {
@@ -91,78 +97,36 @@ impl<T: PartialEq + Debug> Question<T> {
     }
 }
 
-/// How an experiment ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Outcome {
-    Confirmed,
-    Corrected,
-    Answered,
-    Unexpected,
-    Skipped,
-    NotPlayed,
-}
-
-impl Display for Outcome {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Outcome::Confirmed => "CONFIRMED",
-            Outcome::Corrected => "CORRECTED",
-            Outcome::Answered => "ANSWERED",
-            Outcome::Unexpected => "UNEXPECTED",
-            Outcome::Skipped => "SKIPPED",
-            Outcome::NotPlayed => "not played",
-        })
-    }
-}
-
-impl Outcome {
-    fn sgr(self) -> &'static str {
-        match self {
-            Outcome::Confirmed => "1;32",
-            Outcome::Corrected => "1;33",
-            Outcome::Answered => "1;36",
-            Outcome::Unexpected => "1;31",
-            Outcome::Skipped | Outcome::NotPlayed => "2",
-        }
-    }
-}
-
-/// What an experiment hands back: only [`Stage::verdict`] makes one, from an observation.
+/// What an experiment hands back: only [`Stage::verdict`] makes one from an observation.
 pub struct Verdict {
-    outcome: Outcome,
-    /// The answer's letter and what is true.
+    outcome: &'static str,
+    /// The answer's letter and what is true; for UNEXPECTED what was observed.
     text: String,
-    observed: String,
     /// Whether the viewer's own prediction held, if there was one.
     foreseen: Option<bool>,
 }
 
-/// What the viewer asked for instead of going on.
-#[derive(Debug)]
-enum Request {
-    Again,
-    Skip,
-    Quit,
-}
-
-impl std::error::Error for Request {}
-
-impl Display for Request {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{self:?}")
+impl Verdict {
+    /// For an experiment that finds out on the way that something is missing: what, and what provides it.
+    pub fn skipped(needs: &str, provided_by: &str) -> Verdict {
+        let text = format!("needs {needs}; {provided_by}; a recorded run is in the sheet");
+        Verdict { outcome: SKIPPED, text, foreseen: None }
     }
 }
 
 /// Where an experiment speaks.
 pub struct Stage {
     screen: Screen,
+    lab: &'static str,
+    id: &'static str,
     pause: bool,
     predict: bool,
     /// What the kit expects of the question that stands.
     expected: String,
     last_line: String,
     last_time: Instant,
-    watchdog: Watchdog,
+    /// Hears what to say if nothing follows for too long; `None` while nothing needs to.
+    watchdog: Sender<Option<String>>,
 }
 
 impl Stage {
@@ -178,21 +142,21 @@ impl Stage {
     ) -> Result<Question<T>> {
         let mut asked = Question { answers: answers.into_iter().collect(), predicts, guess: None };
         self.expected = asked.told(&asked.predicts.kit);
-        self.watchdog.lock().expected.clone_from(&self.expected);
-        self.wrapped("ask", question);
+        self.say("ask", question);
         let lettered: Vec<String> = asked.answers.iter().map(|(_, value)| asked.told(value)).collect();
         let on_one_line = lettered.join("   ");
         if on_one_line.len() <= WIDTH - LABEL {
             self.say("", on_one_line);
         } else {
-            for answer in &lettered {
-                self.wrapped("", answer);
-            }
+            lettered.iter().for_each(|answer| self.say("", answer));
         }
-        if self.predict {
-            asked.guess = Some(self.guess(asked.answers.len())?);
-        } else if self.pause {
-            self.wait_for_enter("[Enter] let the kernel decide   (r again, s skip, q quit)")?;
+        while self.predict && asked.guess.is_none() {
+            let last = letter(asked.answers.len() - 1);
+            let typed = self.input(&format!("your prediction, a to {last} (s skip, q quit)"))?;
+            asked.guess = (0..asked.answers.len()).find(|at| typed.eq_ignore_ascii_case(&letter(*at).to_string()));
+        }
+        if self.pause && !self.predict {
+            self.input("[Enter] let the kernel decide   (r again, s skip, q quit)")?;
         }
         Ok(asked)
     }
@@ -209,29 +173,29 @@ impl Stage {
     ) -> Result<Verdict> {
         let Predicts { source, kit } = &question.predicts;
         let at = question.place(kit).context("the kit's prediction is none of the answers")?;
+        let foreseen = question.guess.map(|guess| question.place(&observed) == Some(guess));
         let outcome = match source {
-            _ if observed != *kit => Outcome::Unexpected,
-            Some(source) if *source == observed => Outcome::Confirmed,
-            Some(_) => Outcome::Corrected,
-            None => Outcome::Answered,
+            _ if observed != *kit => UNEXPECTED,
+            Some(source) if *source == observed => CONFIRMED,
+            Some(_) => CORRECTED,
+            None => ANSWERED,
         };
-        Ok(Verdict {
-            outcome,
-            text: format!("{}) {lesson}", letter(at)),
-            observed: format!("seen otherwise: {}", question.told(&observed)),
-            foreseen: question.guess.map(|guess| question.place(&observed) == Some(guess)),
-        })
+        let text = match outcome {
+            UNEXPECTED => format!("seen otherwise: {}", question.told(&observed)),
+            _ => format!("{}) {lesson}", letter(at)),
+        };
+        Ok(Verdict { outcome, text, foreseen })
     }
 
-    /// One line: who, and what happened.
+    /// One line: who, and what happened. A text too long for the line goes on below.
     pub fn say(&mut self, label: &str, text: impl Display) {
-        let text = text.to_string();
         let waited = self.last_time.elapsed();
         let stamp = if waited > STAMP_FROM { format!("  +{:.2}s", waited.as_secs_f64()) } else { String::new() };
-        self.last_line = format!("{label:<LABEL$}{text}").trim_end().into();
-        self.watchdog.lock().last_line.clone_from(&self.last_line);
-        self.screen.line(format_args!("{}{stamp}", self.last_line));
+        let line = hang(&format!("{label:<LABEL$}"), &text.to_string());
+        self.screen.line(format_args!("{line}{stamp}"));
+        self.last_line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         self.last_time = Instant::now();
+        self.watch(true);
     }
 
     /// What the client's end did.
@@ -242,11 +206,6 @@ impl Stage {
     /// What the server's end did.
     pub fn server(&mut self, text: impl Display) {
         self.say("server", text);
-    }
-
-    /// Announces a wait that may take longer than 300 ms.
-    pub fn waits(&mut self, limit: Duration, what: impl Display) {
-        self.say("wait", format_args!("up to {limit:.0?} for {what}"));
     }
 
     /// Reads and prints the states of these connection ends from the kernel's table; `None`: in no table.
@@ -264,52 +223,109 @@ impl Stage {
         Ok(states)
     }
 
-    /// The command that shows the same in the next terminal, for the class to run while the question stands.
+    /// The command that shows the same in the next terminal, while the class looks at the question.
     pub fn look(&mut self, command: impl Display) {
         if self.pause {
             self.say("look", command);
         }
     }
 
-    fn wrapped(&mut self, label: &str, text: &str) {
-        for (at, line) in wrap(text).into_iter().enumerate() {
-            self.say(if at == 0 { label } else { "" }, line);
-        }
-    }
-
-    /// Reads a line of the viewer; the time it takes is nobody's.
+    /// Reads a line of the viewer, or fails with the key that asks for something else: r, s or q.
     fn input(&mut self, prompt: &str) -> Result<String> {
-        self.watchdog.rest();
-        self.screen.ask(prompt);
+        self.watch(false);
+        self.screen.ask(&format!("{:LABEL$}{prompt} ", ""));
         self.screen.settle();
         self.screen.ask_nothing();
         let mut line = String::new();
         if stdin().read_line(&mut line)? == 0 {
-            bail!(Request::Quit);
+            bail!(Error::msg('q'));
         }
         self.screen.typed();
         self.last_time = Instant::now();
-        self.watchdog.go_on();
+        self.watch(true);
         match line.trim() {
-            "r" => bail!(Request::Again),
-            "s" => bail!(Request::Skip),
-            "q" => bail!(Request::Quit),
-            other => Ok(other.to_string()),
+            key @ ("r" | "s" | "q") => bail!(Error::msg(key.as_bytes()[0] as char)),
+            other => Ok(other.into()),
         }
     }
 
-    fn wait_for_enter(&mut self, prompt: &str) -> Result<()> {
-        self.input(&format!("          {prompt} ")).map(|_| ())
+    fn watch(&self, on: bool) {
+        let observed = format!("not seen within {SILENCE_LIMIT:?}: the end of the last call");
+        let _ = self.watchdog.send(on.then(|| self.unexpected(&observed))); // it lives as long as the program
     }
 
-    fn guess(&mut self, answers: usize) -> Result<usize> {
-        loop {
-            let last = letter(answers - 1);
-            let answer = self.input(&format!("          your prediction, a to {last} (s skip, q quit): "))?;
-            if let Some(at) = (0..answers).find(|at| answer.eq_ignore_ascii_case(&letter(*at).to_string())) {
-                return Ok(at);
+    /// Plays one experiment; also the key, if the viewer asked for something else than to go on.
+    fn play_one(&mut self, number: usize, experiment: &Experiment) -> (Verdict, Option<char>) {
+        self.id = experiment.id;
+        self.expected = "the experiment to reach its question".into();
+        if self.pause {
+            self.screen.clear();
+        }
+        self.screen.line(self.screen.bold(&format!("\n{}", title(number, experiment))));
+        self.last_time = Instant::now();
+        self.say("claim", experiment.claim);
+        self.say("", experiment.source);
+        let played = match experiment.needs.iter().find(|need| !(need.met)()) {
+            Some(need) => Ok(Verdict::skipped(need.what, need.provided_by)),
+            None => (experiment.play)(self),
+        };
+        self.watch(false);
+        let verdict = match played.map_err(|error| error.downcast::<char>()) {
+            Ok(verdict) => verdict,
+            Err(Ok(key)) => return (Verdict { outcome: NOT_PLAYED, text: String::new(), foreseen: None }, Some(key)),
+            Err(Err(error)) => {
+                let text = match error.downcast_ref::<NotSeen>() {
+                    Some(not_seen) => not_seen.to_string(),
+                    None => format!("seen otherwise: {error:#}"),
+                };
+                Verdict { outcome: UNEXPECTED, text, foreseen: None }
             }
+        };
+        let told = match verdict.outcome {
+            UNEXPECTED => self.unexpected(&verdict.text),
+            outcome => hang(&format!("{:<LABEL$}{outcome:<9}  ", "verdict"), &verdict.text),
+        };
+        self.screen.line(told.replacen(verdict.outcome, &self.screen.bold(verdict.outcome), 1));
+        if let Some(foreseen) = verdict.foreseen {
+            self.say("you", if foreseen { "foresaw it" } else { "predicted something else" });
         }
+        let next = if self.pause { self.input("[Enter] go on   (r again, q quit)").err() } else { None };
+        (verdict, next.map(|error| error.downcast().unwrap_or('q')))
+    }
+
+    /// What is said when the kit's own prediction failed.
+    fn unexpected(&self, observed: &str) -> String {
+        let rows = [
+            ("verdict", UNEXPECTED),
+            ("expected", &self.expected),
+            ("observed", observed),
+            ("last", &self.last_line),
+            ("kernel", &format!("Linux {}", kernel_version())),
+            ("again", &format!("cargo run -p {} -- demo {}", self.lab, self.id)),
+            ("note", "Nothing you did caused this: what the kit predicts did not happen on this machine."),
+        ];
+        rows.map(|(label, text)| hang(&format!("{label:<LABEL$}"), text)).join("\n")
+    }
+
+    fn scoreboard(&mut self, lesson: &Lesson, board: &[(usize, &Experiment, Verdict)]) {
+        self.screen.line(self.screen.bold("\nscoreboard"));
+        let width = board.iter().map(|(_, experiment, _)| experiment.id.len() + 4).max().unwrap_or(0);
+        for (number, experiment, verdict) in board {
+            let lead = format!("{:<width$}  {:<10}  ", title(*number, experiment), verdict.outcome);
+            let row = hang(&lead, &verdict.text);
+            let row = row.lines().take(2).collect::<Vec<_>>().join("\n");
+            self.screen.line(row.replacen(verdict.outcome, &self.screen.bold(verdict.outcome), 1));
+        }
+        let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
+        let counts =
+            [CONFIRMED, CORRECTED, ANSWERED, SKIPPED, UNEXPECTED].map(|word| format!("{} {word}", count(word)));
+        self.screen.line(counts.join(", "));
+        let guesses: Vec<bool> = board.iter().filter_map(|(_, _, verdict)| verdict.foreseen).collect();
+        if !guesses.is_empty() {
+            let held = guesses.iter().filter(|held| **held).count();
+            self.screen.line(format_args!("you foresaw {held} of {}", guesses.len()));
+        }
+        lesson.next.iter().for_each(|(label, command)| self.screen.line(format_args!("{label:<LABEL$}{command}")));
     }
 }
 
@@ -317,72 +333,80 @@ fn letter(at: usize) -> char {
     (b'a'..=b'z').nth(at).map_or('?', char::from)
 }
 
-/// Breaks a text into lines that fit behind the label.
-fn wrap(text: &str) -> Vec<String> {
-    wrap_to(text, WIDTH - LABEL)
+fn title(number: usize, experiment: &Experiment) -> String {
+    format!("{number} {} {}", if experiment.starred { '*' } else { ' ' }, experiment.id)
 }
 
-fn wrap_to(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
+/// `lead` and the text behind it, broken between words, its further lines below its first.
+fn hang(lead: &str, text: &str) -> String {
+    let indent = lead.len();
+    let mut lines = lead.to_string();
+    let mut column = indent;
     for word in text.split(' ') {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + 1 + word.len() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.into()),
+        if column > indent && column + 1 + word.len() > WIDTH {
+            lines.push_str(&format!("\n{:indent$}", ""));
+            column = indent;
+        } else if column > indent {
+            lines.push(' ');
+            column += 1;
         }
+        lines.push_str(word);
+        column += word.len();
     }
-    lines
+    lines.trim_end().into()
+}
+
+fn kernel_version() -> String {
+    uname().map_or("of unknown version".into(), |name| name.release().to_string_lossy().into_owned())
 }
 
 /// Plays a lab's experiments, or the named ones, and shows the scoreboard.
 ///
 /// # Errors
-/// An experiment that does not exist; `--predict` without a terminal.
+/// A thread cannot be started.
 pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
     let chosen = match choose(lesson, &args.names) {
         Ok(chosen) => chosen,
         Err(error) => return Ok(usage(lesson.lab, &error.to_string())),
     };
+    let mut screen = Screen::new();
     if args.list {
-        list(&chosen);
+        chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
         return Ok(ExitCode::SUCCESS);
     }
     if args.predict && !stdin().is_terminal() {
         return Ok(usage(lesson.lab, "--predict asks you, so it needs a terminal"));
     }
+    let release = kernel_version();
+    let version = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    let heading = format!("{}  {}  Linux {version}, loopback", lesson.lab, lesson.setting);
+    screen.line(screen.bold(&heading));
     let mut stage = Stage {
-        screen: Screen::new(),
+        screen,
+        lab: lesson.lab,
+        id: "",
         pause: args.pause,
         predict: args.predict,
         expected: String::new(),
         last_line: String::new(),
         last_time: Instant::now(),
-        watchdog: Watchdog::start()?,
+        watchdog: watchdog()?,
     };
-    let release = kernel_version();
-    let version = release.split('.').take(2).collect::<Vec<_>>().join(".");
-    let heading = format!("{}  {}  Linux {version}, loopback", lesson.lab, lesson.setting);
-    stage.screen.line(stage.screen.emphasise("1", &heading));
     let mut board: Vec<(usize, &Experiment, Verdict)> = Vec::new();
-    let mut quit = false;
     for (number, experiment) in chosen {
-        let verdict = loop {
-            if quit {
-                break Verdict::without(Outcome::NotPlayed, "");
-            }
-            let (verdict, request) = stage.play_one(lesson.lab, number, experiment);
-            quit = matches!(request, Some(Request::Quit));
-            if !matches!(request, Some(Request::Again)) {
-                break verdict;
+        let (verdict, key) = loop {
+            let (verdict, key) = stage.play_one(number, experiment);
+            if key != Some('r') {
+                break (verdict, key);
             }
         };
         board.push((number, experiment, verdict));
+        if key == Some('q') {
+            break;
+        }
     }
     stage.scoreboard(lesson, &board);
-    let unexpected = board.iter().any(|(_, _, verdict)| verdict.outcome == Outcome::Unexpected);
+    let unexpected = board.iter().any(|(_, _, verdict)| verdict.outcome == UNEXPECTED);
     Ok(if unexpected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -402,142 +426,34 @@ fn choose(lesson: &Lesson, names: &[String]) -> Result<Vec<(usize, &'static Expe
     names.iter().map(find).collect()
 }
 
-fn list(chosen: &[(usize, &Experiment)]) {
-    let mut screen = Screen::new();
-    for (number, experiment) in chosen {
-        screen.line(screen.emphasise("1", &title(*number, experiment)));
-        for line in wrap(experiment.claim) {
-            screen.line(format_args!("    {line}"));
-        }
-        screen.line(format_args!("    [{}]", experiment.source));
-        for need in experiment.needs.iter().filter(|need| !(need.met)()) {
-            screen.line(format_args!("    skipped here: needs {}; {}", need.what, need.provided_by));
-        }
+fn list(screen: &mut Screen, number: usize, experiment: &Experiment) {
+    screen.line(screen.bold(&title(number, experiment)));
+    screen.line(hang("    ", experiment.claim));
+    screen.line(format_args!("    [{}]", experiment.source));
+    for need in experiment.needs.iter().filter(|need| !(need.met)()) {
+        screen.line(format_args!("    skipped here: needs {}; {}", need.what, need.provided_by));
     }
 }
 
-fn title(number: usize, experiment: &Experiment) -> String {
-    format!("{number} {} {}", if experiment.starred { '*' } else { ' ' }, experiment.id)
-}
-
-fn kernel_version() -> String {
-    uname().map_or("of unknown version".into(), |name| name.release().to_string_lossy().into_owned())
-}
-
-/// What is said when the kit's own prediction failed.
-pub(crate) fn unexpected(lab: &str, id: &str, expected: &str, observed: &str, last_line: &str) -> Vec<String> {
-    let mut lines = vec![format!("{:<LABEL$}{}", "verdict", Outcome::Unexpected)];
-    let again = format!("cargo run -p {lab} -- demo {id}");
-    for (label, text) in [
-        ("expected", expected),
-        ("observed", observed),
-        ("last", last_line),
-        ("kernel", &format!("Linux {}", kernel_version())),
-        ("again", &again),
-        ("note", "Nothing you did caused this: what the kit predicts did not happen on this machine."),
-    ] {
-        for (at, line) in wrap(text).into_iter().enumerate() {
-            lines.push(format!("{:<LABEL$}{line}", if at == 0 { label } else { "" }));
-        }
-    }
-    lines
-}
-
-impl Verdict {
-    fn without(outcome: Outcome, text: &str) -> Verdict {
-        Verdict { outcome, text: text.into(), observed: String::new(), foreseen: None }
-    }
-
-    /// For an experiment that finds out on the way that something is missing: what, and what provides it.
-    pub fn skipped(needs: &str, provided_by: &str) -> Verdict {
-        let text = format!("needs {needs}; {provided_by}; a recorded run is in the sheet");
-        Verdict::without(Outcome::Skipped, &text)
-    }
-}
-
-impl Stage {
-    fn play_one(&mut self, lab: &str, number: usize, experiment: &Experiment) -> (Verdict, Option<Request>) {
-        if self.pause {
-            self.screen.clear();
-        }
-        self.screen.line("");
-        self.screen.line(self.screen.emphasise("1", &title(number, experiment)));
-        self.last_time = Instant::now();
-        self.wrapped("claim", experiment.claim);
-        self.say("", experiment.source);
-        self.expected = "the experiment to reach its question".into();
-        self.watchdog.watch(lab, experiment.id);
-        let played = match experiment.needs.iter().find(|need| !(need.met)()) {
-            Some(need) => Ok(Verdict::skipped(need.what, need.provided_by)),
-            None => (experiment.play)(self),
-        };
-        self.watchdog.rest();
-        let verdict = match played.map_err(|error| error.downcast::<Request>()) {
-            Ok(verdict) => verdict,
-            Err(Ok(request)) => return (Verdict::without(Outcome::NotPlayed, ""), Some(request)),
-            Err(Err(error)) => Verdict {
-                observed: match error.downcast_ref::<NotSeen>() {
-                    Some(not_seen) => not_seen.to_string(),
-                    None => format!("seen otherwise: {error:#}"),
-                },
-                ..Verdict::without(Outcome::Unexpected, "")
-            },
-        };
-        self.tell(lab, experiment.id, &verdict);
-        let request = if self.pause { self.wait_for_enter("[Enter] go on   (r again, q quit)").err() } else { None };
-        (verdict, request.map(|error| error.downcast().unwrap_or(Request::Quit)))
-    }
-
-    fn tell(&mut self, lab: &str, id: &str, verdict: &Verdict) {
-        if verdict.outcome == Outcome::Unexpected {
-            for line in unexpected(lab, id, &self.expected, &verdict.observed, &self.last_line) {
-                self.screen.line(self.screen.emphasise(Outcome::Unexpected.sgr(), &line));
-            }
-            return;
-        }
-        let word = self.screen.emphasise(verdict.outcome.sgr(), &format!("{:<9}", verdict.outcome));
-        let lines = wrap_to(&verdict.text, WIDTH - LABEL - 11);
-        for (at, line) in lines.iter().enumerate() {
-            match at {
-                0 => self.screen.line(format_args!("{:<LABEL$}{word}  {line}", "verdict")),
-                _ => self.screen.line(format_args!("{:<LABEL$}{:indent$}{line}", "", "", indent = LABEL + 1)),
-            }
-        }
-        if let Some(foreseen) = verdict.foreseen {
-            self.say("you", if foreseen { "foresaw it" } else { "predicted something else" });
-        }
-    }
-
-    fn scoreboard(&mut self, lesson: &Lesson, board: &[(usize, &Experiment, Verdict)]) {
-        self.screen.line("");
-        self.screen.line(self.screen.emphasise("1", "scoreboard"));
-        let ids = board.iter().map(|(_, experiment, _)| experiment.id.len()).max().unwrap_or(0);
-        for (number, experiment, verdict) in board {
-            let word = self.screen.emphasise(verdict.outcome.sgr(), &format!("{:<10}", verdict.outcome));
-            let indent = 4 + ids + 2 + 10 + 2;
-            let title = title(*number, experiment);
-            let text = if verdict.outcome == Outcome::Unexpected { &verdict.observed } else { &verdict.text };
-            for (at, line) in wrap_to(text, WIDTH - indent).iter().enumerate().take(2) {
-                match at {
-                    0 => self.screen.line(format_args!("{title:<width$}  {word}  {line}", width = ids + 4)),
-                    _ => self.screen.line(format_args!("{:indent$}{line}", "")),
+/// A second pair of eyes, in a thread because the experiment itself may be stuck in a system call.
+fn watchdog() -> Result<Sender<Option<String>>> {
+    let (sender, reports) = channel::<Option<String>>();
+    thread::Builder::new().spawn(move || {
+        let mut report = None;
+        loop {
+            match reports.recv_timeout(SILENCE_LIMIT) {
+                Ok(next) => report = next,
+                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Timeout) => {
+                    if let Some(report) = &report {
+                        Screen::new().line(report);
+                        exit(1);
+                    }
                 }
             }
         }
-        let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
-        let outcomes =
-            [Outcome::Confirmed, Outcome::Corrected, Outcome::Answered, Outcome::Skipped, Outcome::Unexpected];
-        let counts: Vec<_> = outcomes.into_iter().map(|outcome| format!("{} {outcome}", count(outcome))).collect();
-        self.screen.line(counts.join(", "));
-        let guesses: Vec<bool> = board.iter().filter_map(|(_, _, verdict)| verdict.foreseen).collect();
-        if !guesses.is_empty() {
-            let held = guesses.iter().filter(|held| **held).count();
-            self.screen.line(format_args!("you foresaw {held} of {}", guesses.len()));
-        }
-        for (label, command) in lesson.next {
-            self.screen.line(format_args!("{label:<LABEL$}{command}"));
-        }
-    }
+    })?;
+    Ok(sender)
 }
 
 #[cfg(test)]
@@ -545,10 +461,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wrapped_text_keeps_its_words_and_its_width() {
-        let text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen";
-        let lines = wrap(text);
-        assert_eq!(lines.join(" "), text);
-        assert!(lines.len() > 1 && lines.iter().all(|line| line.len() <= WIDTH - LABEL));
+    fn a_text_behind_its_label_keeps_its_words_and_the_width() {
+        let text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen";
+        let lines = hang("claim     ", text);
+        assert!(lines.lines().count() > 1 && lines.lines().all(|line| line.len() <= WIDTH), "{lines}");
+        assert_eq!(lines.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), text);
+        assert!(lines.lines().skip(1).all(|line| line.starts_with("          ")), "{lines}");
     }
 }

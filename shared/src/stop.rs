@@ -1,21 +1,14 @@
 //! SIGINT and SIGTERM as something to poll, and Enter before each call.
 
-use std::{
-    fmt::Display,
-    io::stdin,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::fmt::Display;
+use std::io::stdin;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Result;
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        signal::{SigSet, Signal},
-        signalfd::{SfdFlags, SignalFd},
-    },
-    unistd::read,
-};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::unistd::read;
 
 use crate::{At, Screen};
 
@@ -24,20 +17,16 @@ pub struct Stop {
     signals: SignalFd,
 }
 
-/// The two signals that end a program in an orderly way.
-pub(crate) fn stop_signals() -> SigSet {
-    [Signal::SIGINT, Signal::SIGTERM].into_iter().collect()
-}
-
 impl Stop {
     /// Blocks both signals in this thread and those it starts. Call it before any thread exists.
     ///
     /// # Errors
     /// EMFILE, ENFILE, ENOMEM from signalfd(2).
     pub fn on_signals() -> Result<Stop> {
-        stop_signals().thread_block().at("sigprocmask", "")?;
+        let both: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+        both.thread_block().at("sigprocmask", "")?;
         let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        Ok(Stop { signals: SignalFd::with_flags(&stop_signals(), flags).at("signalfd", "")? })
+        Ok(Stop { signals: SignalFd::with_flags(&both, flags).at("signalfd", "")? })
     }
 
     /// True once Ctrl-C or SIGTERM came; it stays true until [`Stop::take`].
@@ -71,29 +60,18 @@ impl<'a> Pause<'a> {
         Pause { on, stop }
     }
 
-    /// Shows the call that comes next and waits for Enter. End of input: no further pauses.
+    /// Shows the call that comes next and waits for Enter. End of input or Ctrl-C: no further pauses.
     pub fn before(&mut self, screen: &mut Screen, call: impl Display) {
-        if !self.on || self.stop.requested() {
-            return;
+        if self.on {
+            screen.line(format_args!("next: {call}   [Enter]"));
         }
-        screen.line(format_args!("next: {call}   [Enter]"));
         let mut byte = [0];
-        loop {
+        while self.on && byte[0] != b'\n' {
             let input = stdin();
-            let mut fds =
-                [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN), PollFd::new(input.as_fd(), PollFlags::POLLIN)];
-            match poll(&mut fds, PollTimeout::NONE) {
-                Err(Errno::EINTR) => continue,
-                Err(_) => return self.on = false,
-                Ok(_) if self.stop.requested() => return,
-                Ok(_) => {}
-            }
+            let fds = [self.stop.as_fd(), input.as_fd()];
+            let _ = poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE);
             // One byte at a time: what is typed after this Enter belongs to the program.
-            match read(&input, &mut byte) {
-                Ok(1) if byte[0] == b'\n' => return,
-                Ok(0) | Err(_) => return self.on = false,
-                Ok(_) => {}
-            }
+            self.on = !self.stop.requested() && read(&input, &mut byte) == Ok(1);
         }
     }
 }

@@ -8,8 +8,9 @@ use nix::{
     sys::socket::{MsgFlags, SockaddrIn, getpeername, recv},
 };
 use shared::{
-    At, Predicts, Returned, Stage, Verdict,
+    At, Predicts, Stage, Verdict,
     kernel::{Pair, State, tcp_socket, wait_for_state},
+    returned,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -151,7 +152,7 @@ pub fn who_may_bind(stage: &mut Stage) -> Result<Verdict> {
         let bound = new_sock.bind(&server_addr.into());
 
         let yes_no = |set| if set { "yes" } else { "no" };
-        let returned = bound.returned();
+        let returned = returned(&bound);
         stage.say(
             "new run",
             format_args!(

@@ -21,7 +21,7 @@ pub fn while_typing(stage: &mut Stage) -> Result<Verdict> {
     let mut keyboard = std::fs::File::from(terminal.master);
     let mut command = Command::new(std::env::current_exe()?);
     command.args(["client", &server_addr.port().to_string()]);
-    let mut client = Role::spawn_with(&mut command, terminal.slave.into())?;
+    let mut client = Role::spawn_on(&mut command, terminal.slave.into())?;
     client.wait_for("> Enter string : ")?;
     server.wait_for("> New connection")?;
 
