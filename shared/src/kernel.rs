@@ -1,4 +1,4 @@
-//! The kernel's own table of TCP sockets, read through sock_diag(7), as ss does.
+//! The kernel's own table of sockets, read through sock_diag(7), as ss does.
 //!
 //! Sockets are found by their pair of addresses, taken while the socket is open: after close(2) a TIME-WAIT socket
 //! has neither a descriptor nor an inode.
@@ -9,6 +9,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use socket2::Socket;
 
@@ -106,18 +107,30 @@ pub struct Row {
 /// # Errors
 /// What socket(2), send(2) or recv(2) say of a netlink socket; a kernel built without INET_DIAG.
 pub fn tcp_sockets(local_port: u16) -> Result<Vec<Row>> {
+    sockets(libc::IPPROTO_TCP, local_port)
+}
+
+/// The UDP sockets with this local port; 0 lists all. A bound one is CLOSED to the kernel, a connected one ESTABLISHED.
+///
+/// # Errors
+/// As [`tcp_sockets`].
+pub fn udp_sockets(local_port: u16) -> Result<Vec<Row>> {
+    sockets(libc::IPPROTO_UDP, local_port)
+}
+
+fn sockets(protocol: i32, local_port: u16) -> Result<Vec<Row>> {
     let kind = SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Datagram, kind, SockProtocol::NetlinkSockDiag)
         .at("socket", "NETLINK_SOCK_DIAG")?;
     let mut rows = Vec::new();
-    for family in [AF_INET, AF_INET6] {
+    for family in [libc::AF_INET, libc::AF_INET6] {
         let request = [
             &72u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
             &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
-            &NLM_F_REQUEST_DUMP.to_ne_bytes(),
+            &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
             &[0; 8],
-            &[family, IPPROTO_TCP, 0, 0], // inet_diag_req_v2: then all states, and the local port as filter
-            &u32::MAX.to_ne_bytes(),
+            &[family as u8, protocol as u8, 0, 0], // inet_diag_req_v2: then the states, and the local port as filter
+            &STATES_OF_SS.to_ne_bytes(),
             &local_port.to_be_bytes(),
             &[0; 46],
         ]
@@ -148,16 +161,13 @@ pub fn wait_for_state(pair: Pair, state: Option<State>, limit: Duration) -> Resu
     })
 }
 
-// include/uapi/linux/netlink.h, sock_diag.h, inet_diag.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const SOCK_DIAG_BY_FAMILY: u16 = 20;
-const NLM_F_REQUEST_DUMP: u16 = 0x301;
-const IPPROTO_TCP: u8 = 6;
-const AF_INET: u8 = 2;
-const AF_INET6: u8 = 10;
+/// `struct nlmsghdr` and `struct inet_diag_msg`, in bytes.
 const NLMSG_HEADER: usize = 16;
 const INET_DIAG_MSG: usize = 72;
+/// A bit for each state from 1 to 12, as `ss -a` asks. Bit 13 would list sockets that are bound and nothing more.
+const STATES_OF_SS: u32 = 0x1ffe;
+/// Not in libc: include/uapi/linux/sock_diag.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
 
 /// Reads one batch of answers; false after the last.
 fn read_answers(netlink: i32, rows: &mut Vec<Row>) -> Result<bool> {
@@ -167,9 +177,9 @@ fn read_answers(netlink: i32, rows: &mut Vec<Row>) -> Result<bool> {
     while rest.len() >= NLMSG_HEADER {
         let length = u32::from_ne_bytes(rest[0..4].try_into()?) as usize;
         ensure!((NLMSG_HEADER..=rest.len()).contains(&length), "sock_diag: a message of {length} bytes");
-        match u16::from_ne_bytes(rest[4..6].try_into()?) {
-            NLMSG_DONE => return Ok(false),
-            NLMSG_ERROR => anyhow::bail!("sock_diag refused the request"),
+        match i32::from(u16::from_ne_bytes(rest[4..6].try_into()?)) {
+            libc::NLMSG_DONE => return Ok(false),
+            libc::NLMSG_ERROR => anyhow::bail!("sock_diag refused the request"),
             _ => rows.extend(diag_row(&rest[NLMSG_HEADER..length])),
         }
         rest = &rest[length.next_multiple_of(4).min(rest.len())..];
@@ -185,7 +195,11 @@ fn diag_row(message: &[u8]) -> Option<Row> {
     let word = |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
     let address = |at: usize, port: usize| {
         let octets: [u8; 16] = message[at..at + 16].try_into().ok()?;
-        let ip = if message[0] == AF_INET { IpAddr::from(*octets.first_chunk::<4>()?) } else { octets.into() };
+        let ip = if i32::from(message[0]) == libc::AF_INET {
+            IpAddr::from(*octets.first_chunk::<4>()?)
+        } else {
+            octets.into()
+        };
         Some(SocketAddr::new(ip, u16::from_be_bytes([message[port], message[port + 1]])))
     };
     Some(Row {
@@ -276,6 +290,16 @@ mod tests {
                 assert_eq!((waiting.state, waiting.recv_queue, waiting.inode), (State::Established, 4, 0));
             }
         }
+    }
+
+    #[test]
+    fn a_bound_udp_socket_is_closed_and_a_connected_one_established() {
+        let sock = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        let local = sock.local_addr().unwrap();
+        let state = || udp_sockets(local.port()).unwrap().iter().map(|row| row.state).collect::<Vec<_>>();
+        assert_eq!(state(), [State::Closed]);
+        sock.connect(local).unwrap();
+        assert_eq!(state(), [State::Established]);
     }
 
     #[test]

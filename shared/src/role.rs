@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
 
 use crate::At;
@@ -185,14 +185,6 @@ impl Role {
     pub fn printed(&mut self) -> String {
         self.printed.extend(self.output.try_iter().flatten());
         String::from_utf8_lossy(&self.printed).into_owned()
-    }
-
-    /// Sends a signal.
-    ///
-    /// # Errors
-    /// ESRCH once the program has ended and was waited for.
-    pub fn signal(&self, signal: Signal) -> Result<()> {
-        Ok(kill(self.pid(), signal).at("kill", self.pid())?)
     }
 
     /// Waits for the program's end, with a deadline; its output stays readable.

@@ -106,14 +106,6 @@ pub struct Verdict {
     foreseen: Option<bool>,
 }
 
-impl Verdict {
-    /// For an experiment that finds out on the way that something is missing: what, and what provides it.
-    pub fn skipped(needs: &str, provided_by: &str) -> Verdict {
-        let text = format!("needs {needs}; {provided_by}; a recorded run is in the sheet");
-        Verdict { outcome: SKIPPED, text, foreseen: None }
-    }
-}
-
 /// Where an experiment speaks.
 pub struct Stage {
     screen: Screen,
@@ -266,7 +258,10 @@ impl Stage {
         self.say("claim", experiment.claim);
         self.say("", experiment.source);
         let played = match experiment.needs.iter().find(|need| !(need.met)()) {
-            Some(need) => Ok(Verdict::skipped(need.what, need.provided_by)),
+            Some(Need { what, provided_by, .. }) => {
+                let text = format!("needs {what}; {provided_by}; a recorded run is in the sheet");
+                Ok(Verdict { outcome: SKIPPED, text, foreseen: None })
+            }
             None => (experiment.play)(self),
         };
         self.watch(false);

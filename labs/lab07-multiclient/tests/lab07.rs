@@ -14,7 +14,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, descriptors, have, run, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, Role, TempDir, as_ordinary_account, descriptors, have, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -394,7 +396,7 @@ fn ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once() {
     let (mut first, addr) = server(&[]);
     let mut stream = let_in(&mut first, addr);
     stream.write_all(b"racecar\n").unwrap();
-    first.signal(Signal::SIGINT).unwrap();
+    signal(&first, Signal::SIGINT);
     assert_eq!(to_the_end(&mut stream), "");
     drop(stream);
     assert_eq!(first.wait_for_end().unwrap().code(), Some(0));

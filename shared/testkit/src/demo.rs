@@ -2,7 +2,9 @@
 
 use std::{fs, os::unix::process::ExitStatusExt, process::Command};
 
-use crate::{Finished, Role, root, run};
+use nix::sys::signal::Signal;
+
+use crate::{Finished, Role, root, run, signal};
 
 const OUTCOMES: [&str; 5] = ["CONFIRMED", "CORRECTED", "ANSWERED", "SKIPPED", "UNEXPECTED"];
 
@@ -76,17 +78,17 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert_eq!(closed.stdout.lines().count(), 2, "{}", closed.stdout);
     assert_eq!(closed.stdout.lines().last(), Some("141"), "{}", closed.stdout);
 
-    for signal in [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM] {
+    for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let mut running = Role::spawn(Command::new(binary).args(role)).unwrap();
         running.wait_for(ready).unwrap();
-        running.signal(signal).unwrap();
-        assert_eq!(running.wait_for_end().unwrap().code(), Some(0), "{signal} ends a role in good order");
+        signal(&running, stop);
+        assert_eq!(running.wait_for_end().unwrap().code(), Some(0), "{stop} ends a role in good order");
 
         // --pause waits for the class, so there is something to interrupt.
         let mut demo = Role::spawn(Command::new(binary).args(["demo", "--pause"])).unwrap();
         demo.wait_for("[Enter]").unwrap();
-        demo.signal(signal).unwrap();
-        assert_eq!(demo.wait_for_end().unwrap().signal(), Some(signal as i32), "130 to a shell, for SIGINT");
+        signal(&demo, stop);
+        assert_eq!(demo.wait_for_end().unwrap().signal(), Some(stop as i32), "130 to a shell, for SIGINT");
     }
 
     let mut skipped = Role::spawn(Command::new(binary).args(["demo", "1", "--pause"])).unwrap();

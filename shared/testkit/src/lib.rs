@@ -18,6 +18,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::{Signal, kill};
+
 pub use demo::{Demo, assert_common_rules, assert_sheet_quotes_a_run};
 pub use shared::{NotSeen, Role, wait_until};
 pub use strace::assert_printed_calls_are_real;
@@ -143,6 +145,14 @@ pub fn as_ordinary_account(binary: &str, folder: &TempDir) -> Command {
         command.uid(NOBODY).gid(NOBODY); // std drops the supplementary groups with them
     }
     command
+}
+
+/// Sends a signal to a role.
+///
+/// # Panics
+/// The role has ended and was waited for.
+pub fn signal(role: &Role, signal: Signal) {
+    kill(role.pid(), signal).unwrap();
 }
 
 /// The open descriptors of a process.

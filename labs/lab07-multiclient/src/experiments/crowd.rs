@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
     sys::{
-        signal::Signal,
+        signal::{Signal, kill},
         socket::{MsgFlags, recv, send},
     },
 };
@@ -35,19 +35,20 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
         Waits,
     }
     let (mut server, server_addr) = server_role()?;
-    let four = [(); 4].map(|()| let_in(&mut server, server_addr));
-    for client_sock in &four {
-        let Ok(client_sock) = client_sock else { continue };
-        stage.server(format_args!("> New connection [{}]", local_addr(client_sock)?));
+    let mut four = Vec::new();
+    for _ in 0..4 {
+        let client_sock = let_in(&mut server, server_addr)?;
+        stage.server(format_args!("> New connection [{}]", local_addr(&client_sock)?));
+        four.push(client_sock);
     }
-    let four = four.into_iter().collect::<Result<Vec<_>>>()?;
-    server.signal(Signal::SIGSTOP)?;
+    kill(server.pid(), Signal::SIGSTOP).at("kill", server.pid())?;
     let stat = format!("/proc/{}/stat", server.pid());
     // proc_pid_stat(5): T is stopped; t, the same while strace looks on.
     let stopped = |text: String| text.contains(") T ") || text.contains(") t ");
     wait_until("the server stopped", LIMIT, || Ok(stopped(fs::read_to_string(&stat)?).then_some(())))?;
     stage.say("stop", format_args!("kill -STOP {}: the server stands still, the kernel does not", server.pid()));
 
+    stage.look(format_args!("ss -tanp 'sport = :{}'", server_addr.port()));
     let question = stage.ask(
         "Four are in. A fifth connects, sends a line and reads. What does it get?",
         [
@@ -68,13 +69,12 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
         return stage.verdict(question, Fifth::NotConnected, "");
     }
     let pair = Pair::of(&fifth_sock)?;
-    stage.look(format_args!("ss -tan 'sport = :{}'", pair.local.port()));
     let [state, _] = stage.kernel([("fifth", pair), ("server's end", pair.other_end())])?;
 
     let sent = send(fifth_fd, b"me too\n", MsgFlags::empty());
     stage.say("fifth", format_args!("send({fifth_fd}, \"me too\\n\", 7) = {}", returned(&sent)));
 
-    server.signal(Signal::SIGCONT)?;
+    kill(server.pid(), Signal::SIGCONT).at("kill", server.pid())?;
     stage.say("go on", format_args!("kill -CONT {}", server.pid()));
     let mut buffer = [0; 1024];
     let mut told = String::new();
@@ -121,6 +121,7 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     let leaving_sock = inside.pop().context("four were in")?;
     let pair = Pair::of(&leaving_sock)?;
     let leaving_fd = leaving_sock.as_raw_fd();
+    stage.look(format_args!("ss -tan 'dport = :{}'", server_addr.port()));
     let question = stage.ask(
         "One of the four closes: TIME-WAIT. When does the server let the next one in?",
         [("after a minute, with the end of TIME-WAIT", Room::Later), ("at once", Room::AtOnce)],

@@ -22,6 +22,12 @@ const PSEUDO_TERMINAL: Need = Need {
     met: || nix::pty::openpty(None, None).is_ok(),
 };
 
+const LITTLE_ENDIAN: Need = Need {
+    what: "a little-endian processor",
+    provided_by: "on a big-endian one both byte orders are the same",
+    met: || cfg!(target_endian = "little"),
+};
+
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "server and clients on this machine",
@@ -31,7 +37,7 @@ pub const LESSON: Lesson = Lesson {
             starred: true,
             claim: "The server prints its clients' ports: 13442, 13954, 14466, then 14978, 15490, 16002, 16514.",
             source: "lab 7 handout, steps 2 and 7",
-            needs: &[],
+            needs: &[LITTLE_ENDIAN],
             play: addresses::swapped_ports,
         },
         Experiment {
