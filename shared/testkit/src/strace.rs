@@ -84,8 +84,10 @@ fn is(printed: &Printed, seen: &Seen) -> bool {
         Ok(addr) => {
             seen.args.contains(&format!("htons({})", addr.port())) && seen.args.contains(&format!("\"{}\"", addr.ip()))
         }
-        // A flag may stand among others: SOCK_STREAM|SOCK_CLOEXEC.
-        Err(_) => seen.args.split(", ").any(|part| part == arg || part.split('|').any(|flag| flag == arg)),
+        // A flag may stand among others, SOCK_STREAM|SOCK_CLOEXEC; a field may end its structure, iov_len=1024}].
+        Err(_) => seen.args.split(", ").any(|part| {
+            part == arg || part.trim_end_matches(['}', ']']) == arg || part.split('|').any(|flag| flag == arg)
+        }),
     };
     seen.name == name
         && seen.args.split(", ").next() == printed.args.first().map(String::as_str)
@@ -137,6 +139,7 @@ mod tests {
 8 close(3) = 0
 7 <... recvfrom resumed>"hello", 1024, 0, NULL, NULL) = 5
 7 recvfrom(5, "", 1024, 0, NULL, NULL)   = 0
+7 recvmsg(5, {msg_name=NULL, msg_namelen=0, msg_iov=[{iov_base="xx"..., iov_len=1024}], msg_iovlen=1, msg_controllen=0, msg_flags=MSG_TRUNC}, 0) = 1024
 "#;
 
     fn seen(line: &str) -> bool {
@@ -150,6 +153,7 @@ mod tests {
         assert!(seen("server    recv(5, 1024) = 5"));
         assert!(seen("server    recv(5, 1024) = 0  end of stream"));
         assert!(seen("server    socket(AF_INET, SOCK_STREAM) = 3"));
+        assert!(seen("server    recvmsg(5, iov_len=1024, msg_flags=MSG_TRUNC) = 1024"));
     }
 
     #[test]
@@ -159,6 +163,7 @@ mod tests {
         assert!(!seen("server    recv(5, 1024) = 4"));
         assert!(!seen("server    recv(5, 512) = 5"));
         assert!(!seen("server    recv(4, 1024) = 5"));
+        assert!(!seen("server    recvmsg(5, iov_len=512, msg_flags=MSG_TRUNC) = 1024"));
         assert!(!seen("server    close(3) = 0")); // another process did that
     }
 
