@@ -80,7 +80,8 @@ pub fn connect(stage: &mut Stage) -> Result<Verdict> {
     let hears_refusal = second == Err(Errno::ECONNREFUSED);
     for payload in ["one", "two"] {
         let sent = sendto(free_fd, payload.as_bytes(), &to(peer_addr), MsgFlags::empty());
-        stage.say("free", format_args!("sendto({free_fd}, \"{payload}\", 3, {peer_addr}) = {}", returned(&sent)));
+        let returned = returned(&sent);
+        stage.say("another", format_args!("sendto({free_fd}, \"{payload}\", 3, {peer_addr}) = {returned}  no connect"));
         ensure!(sent == Ok(payload.len()), "without connect, sendto to a closed port returned {sent:?}");
     }
     stage.verdict(
@@ -111,10 +112,8 @@ pub fn overflow(stage: &mut Stage) -> Result<Verdict> {
     let (fd, receive_fd) = (sock.as_raw_fd(), receive_sock.as_raw_fd());
     receive_sock.set_recv_buffer_size(RECEIVE_BUFFER).at("setsockopt", peer_addr)?;
     stage.say("receiver", format_args!("setsockopt({receive_fd}, SOL_SOCKET, SO_RCVBUF, [{RECEIVE_BUFFER}]) = 0"));
-    setsockopt(&receive_sock, sockopt::RxqOvfl, &1).at("setsockopt", peer_addr)?;
-    stage.say("receiver", format_args!("setsockopt({receive_fd}, SOL_SOCKET, SO_RXQ_OVFL, [1]) = 0"));
 
-    stage.look(format_args!("ss -uanm 'sport = :{}'    (d: dropped)", peer_addr.port()));
+    stage.look(format_args!("ss -uanm 'sport = :{}'", peer_addr.port()));
     let question = stage.ask(
         "The receiver is busy. The sender sends 100 datagrams of 1000 bytes. What happens?",
         [
@@ -148,7 +147,9 @@ pub fn overflow(stage: &mut Stage) -> Result<Verdict> {
     let bytes_read = received * LENGTH;
     stage.say("receiver", format_args!("recv({receive_fd}, {LENGTH}, MSG_DONTWAIT) x{received} = {bytes_read} bytes"));
 
-    // SO_RXQ_OVFL: each datagram brings along how many were dropped before it was queued.
+    // From now on each datagram brings along how many were dropped before it was queued.
+    setsockopt(&receive_sock, sockopt::RxqOvfl, &1).at("setsockopt", peer_addr)?;
+    stage.say("receiver", format_args!("setsockopt({receive_fd}, SOL_SOCKET, SO_RXQ_OVFL, [1]) = 0"));
     sendto(fd, b"and now?", &to(peer_addr), MsgFlags::empty()).at("sendto", peer_addr)?;
     stage.say("sender", format_args!("sendto({fd}, \"and now?\", 8, {peer_addr}) = 8"));
     let mut control = cmsg_space!(u32);
