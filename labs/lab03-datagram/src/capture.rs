@@ -19,16 +19,16 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub const MESSAGE: &[u8] = b"Hello world!";
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// Sends the message from one socket to another and prints the packet, from its IP header on, in hexadecimal.
-pub fn run() -> Result<()> {
+/// Sends the message from one port of 127.0.0.1 to another and prints the packet, from its IP header on, in hexadecimal.
+pub fn run(from: u16, to: u16) -> Result<()> {
     // socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP)): every IPv4 packet that arrives, without its link header
     let protocol = Protocol::from(i32::from((libc::ETH_P_IP as u16).to_be()));
     let packet_sock =
         Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).at("socket", "AF_PACKET")?;
     packet_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", "AF_PACKET")?;
 
-    let (sock, local_addr) = bound()?;
-    let (receive_sock, peer_addr) = bound()?;
+    let (sock, local_addr) = bound(from)?;
+    let (receive_sock, peer_addr) = bound(to)?;
     sendto(sock.as_raw_fd(), MESSAGE, &SockaddrStorage::from(peer_addr), MsgFlags::empty()).at("sendto", peer_addr)?;
 
     let mut buffer = [0; 1024];
@@ -50,12 +50,12 @@ pub fn run() -> Result<()> {
     }
 }
 
-/// A UDP socket on a port of 127.0.0.1 of the kernel's choice.
-fn bound() -> Result<(Socket, SocketAddr)> {
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", any_port)?;
-    sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?;
-    sock.bind(&any_port.into()).at("bind", any_port)?;
-    let local_addr = sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
+/// A UDP socket on this port of 127.0.0.1.
+fn bound(port: u16) -> Result<(Socket, SocketAddr)> {
+    let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", addr)?;
+    sock.set_read_timeout(Some(LIMIT)).at("setsockopt", addr)?;
+    sock.bind(&addr.into()).at("bind", addr)?;
+    let local_addr = sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     Ok((sock, local_addr))
 }

@@ -56,7 +56,12 @@ enum Command {
     Receive(ReceiveArgs),
     /// Send one datagram over lo and print it as captured: for the experiment `header`
     #[command(hide = true)]
-    Capture,
+    Capture {
+        /// Port to send from; 0 lets the kernel choose
+        from: u16,
+        /// Port to send to; 0 lets the kernel choose
+        to: u16,
+    },
 }
 
 #[derive(Args)]
@@ -131,6 +136,6 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
         Some(Command::Send(args)) => send::run(args).map(|()| ExitCode::SUCCESS),
         Some(Command::Receive(args)) => receive::run(args).map(|()| ExitCode::SUCCESS),
-        Some(Command::Capture) => capture::run().map(|()| ExitCode::SUCCESS),
+        Some(Command::Capture { from, to }) => capture::run(*from, *to).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -14,8 +14,8 @@ pub const CAPTURE: Need = Need {
     met: || captured().is_ok(),
 };
 
-/// In the new namespace lo is down; then this same program takes the shell's place.
-const IN_NAMESPACE: &str = "ip link set lo up && exec \"$0\" capture";
+/// In the new namespace lo is down, and the lecture's ports are free. This same program takes the shell's place.
+const IN_NAMESPACE: &str = "ip link set lo up && exec \"$0\" capture 7777 7778";
 
 /// What stands in the checksum field.
 #[derive(Debug, PartialEq)]
@@ -80,7 +80,7 @@ fn captured() -> Result<Vec<u8>> {
     let program = std::env::current_exe()?;
     let in_namespace = ["-Urn", "sh", "-c", IN_NAMESPACE];
     let captured = in_child(Command::new("unshare").args(in_namespace).arg(&program));
-    captured.or_else(|_| in_child(Command::new(&program).arg("capture"))) // with CAP_NET_RAW, on everybody's lo
+    captured.or_else(|_| in_child(Command::new(&program).args(["capture", "0", "0"]))) // with CAP_NET_RAW, on everybody's lo
 }
 
 fn in_child(command: &mut Command) -> Result<Vec<u8>> {
