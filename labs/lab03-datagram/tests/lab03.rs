@@ -458,8 +458,9 @@ fn without_a_way_to_capture_the_header_experiment_says_what_it_needs() {
 
 #[test]
 fn with_the_capability_it_captures_without_a_namespace() {
+    let may_capture = socket2::Socket::new(nix::libc::AF_PACKET.into(), socket2::Type::DGRAM, None).is_ok();
     let played = run(Command::new(LAB).args(["demo", "header"]).env("PATH", ""));
     assert_eq!(played.code(), 0, "{played:?}");
-    let verdict = if nix::unistd::geteuid().is_root() { "CORRECTED" } else { "SKIPPED" };
+    let verdict = if may_capture { "CORRECTED" } else { "SKIPPED" };
     assert!(played.stdout.contains(&format!("verdict   {verdict}")), "{played:?}");
 }
