@@ -8,7 +8,7 @@
 //! Compare with lab02-bind (the same first calls, nothing sent) and lab08-stream (send and recv without datagrams).
 //! Source: lecture notes ch.2, "UDP packet (datagram)" to "Receiving message".
 //! Read: udp(7), send(2), recv(2) on MSG_TRUNC, connect(2), socket(7) on SO_RCVBUF and SO_RXQ_OVFL, RFC 768, RFC 1122
-//! 4.1.3.
+//! 4.1.3.3.
 
 mod capture;
 mod experiments;

@@ -80,7 +80,8 @@ fn captured() -> Result<Vec<u8>> {
     let program = std::env::current_exe()?;
     let in_namespace = ["-Urn", "sh", "-c", IN_NAMESPACE];
     let captured = in_child(Command::new("unshare").args(in_namespace).arg(&program));
-    captured.or_else(|_| in_child(Command::new(&program).args(["capture", "0", "0"]))) // with CAP_NET_RAW, on everybody's lo
+    // Where there are no namespaces: with CAP_NET_RAW on everybody's lo.
+    captured.or_else(|_| in_child(Command::new(&program).args(["capture", "0", "0"])))
 }
 
 fn in_child(command: &mut Command) -> Result<Vec<u8>> {
