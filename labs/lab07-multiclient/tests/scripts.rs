@@ -161,6 +161,16 @@ fn classroom_sets_out_the_lab_without_a_wrapped_line_and_ends_it() {
         })
         .unwrap();
     }
+    // The longest line of the handout: what the first client says, as the server shows it.
+    let titled = tmux(&["list-panes", "-s", "-F", "#{pane_id} #{pane_title}"]).stdout;
+    let pane =
+        |title: &str| titled.lines().find(|line| line.ends_with(title)).unwrap().split(' ').next().unwrap().to_string();
+    tmux(&["send-keys", "-t", &pane("client 1"), "Line 1 sending to server", "Enter"]);
+    wait_until("the line reversed", LIMIT, || {
+        let shown = tmux(&["capture-pane", "-p", "-t", &pane("server")]).stdout;
+        Ok(shown.contains("] Client message = revres ot gnidnes 1 eniL\n").then_some(()))
+    })
+    .unwrap();
     for (id, width) in &panes {
         // -J joins the parts of a wrapped line again.
         let text = tmux(&["capture-pane", "-p", "-J", "-t", id]).stdout;
