@@ -90,7 +90,8 @@ fn connect_any(
     let addresses = (host, args.port).to_socket_addrs().at("getaddrinfo", host)?;
     let mut last_failure: Option<CallError> = None;
     for addr in addresses {
-        pause.before(screen, "socket(AF_INET, SOCK_STREAM, 0)");
+        let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+        pause.before(screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
         let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
         sock.set_nonblocking(true).at("ioctl", addr)?; // no call below blocks; poll does
 
