@@ -133,6 +133,8 @@ impl Stage {
         predicts: Predicts<T>,
     ) -> Result<Question<T>> {
         let mut asked = Question { answers: answers.into_iter().collect(), predicts, guess: None };
+        let mut values = asked.answers.iter().map(|(_, value)| value).enumerate();
+        debug_assert!(values.all(|(at, value)| asked.place(value) == Some(at)), "two answers mean the same");
         self.expected = asked.told(&asked.predicts.kit);
         self.say("ask", question);
         let lettered: Vec<String> = asked.answers.iter().map(|(_, value)| asked.told(value)).collect();
