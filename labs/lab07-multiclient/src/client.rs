@@ -99,7 +99,7 @@ fn connect_any(
         let mut connected = sock.connect(&addr.into());
         if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
             let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-            poll(&mut fds, PollTimeout::NONE).at("poll", addr)?;
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // Ctrl-Z, then fg
             if stop.requested() {
                 return Ok(None);
             }
