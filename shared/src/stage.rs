@@ -337,18 +337,15 @@ fn title(number: usize, experiment: &Experiment) -> String {
 /// `lead` and the text behind it, broken between words, its further lines below its first.
 fn hang(lead: &str, text: &str) -> String {
     let indent = lead.len();
-    let mut lines = lead.to_string();
-    let mut column = indent;
+    let (mut lines, mut column) = (lead.to_string(), indent);
     for word in text.split(' ') {
         if column > indent && column + 1 + word.len() > WIDTH {
-            lines.push_str(&format!("\n{:indent$}", ""));
+            lines += &format!("\n{:indent$}", "");
             column = indent;
-        } else if column > indent {
-            lines.push(' ');
-            column += 1;
         }
-        lines.push_str(word);
-        column += word.len();
+        let gap = if column > indent { " " } else { "" };
+        lines += &format!("{gap}{word}");
+        column += gap.len() + word.len();
     }
     lines.trim_end().into()
 }
