@@ -16,7 +16,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     ReceiveArgs,
-    terminal::{hinted, shown, wait_for, wait_for_enter},
+    terminal::{hinted, shown, wait_for},
 };
 
 /// Receives, then waits for Enter, end of input or Ctrl-C.
@@ -27,8 +27,9 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
     let addr = args.address;
     screen.line("Application started");
 
-    // sock = socket(AF_INET, SOCK_DGRAM, 0); AF_INET6 for an address such as [::1]:7778
-    pause.before(&mut screen, "socket(AF_INET, SOCK_DGRAM, 0)");
+    // sock = socket(family, SOCK_DGRAM, 0)
+    let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+    pause.before(&mut screen, format_args!("socket({family}, SOCK_DGRAM, 0)"));
     let sock = Socket::new(Domain::for_address(addr), Type::DGRAM, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
 
@@ -68,7 +69,8 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
         }
     }
 
-    wait_for_enter(&mut screen, &stop);
+    screen.line("Press Enter to terminate ...");
+    stop.wait_for_enter();
     screen.line("Closing the UDP socket ...");
     drop(sock); // close(2)
     screen.line("Terminating ...");

@@ -15,7 +15,7 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     SendArgs,
-    terminal::{hinted, shown, wait_for_enter},
+    terminal::{hinted, shown},
 };
 
 /// The lecture's port to send from.
@@ -31,8 +31,9 @@ pub fn run(args: &SendArgs) -> Result<()> {
     let length = payload.len();
     screen.line("Application started");
 
-    // sock = socket(AF_INET, SOCK_DGRAM, 0); AF_INET6 for an address such as [::1]:7778
-    pause.before(&mut screen, "socket(AF_INET, SOCK_DGRAM, 0)");
+    // sock = socket(family, SOCK_DGRAM, 0)
+    let family = if peer_addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+    pause.before(&mut screen, format_args!("socket({family}, SOCK_DGRAM, 0)"));
     let sock = Socket::new(Domain::for_address(peer_addr), Type::DGRAM, None).at("socket", peer_addr)?;
     let fd = sock.as_raw_fd();
 
@@ -88,7 +89,8 @@ pub fn run(args: &SendArgs) -> Result<()> {
         screen.line(format_args!("Socket was automatically bound to {local_addr}"));
     }
 
-    wait_for_enter(&mut screen, &stop);
+    screen.line("Press Enter to terminate ...");
+    stop.wait_for_enter();
     screen.line("Closing the UDP socket ...");
     drop(sock); // close(2)
     screen.line("Terminating ...");

@@ -1,17 +1,13 @@
-//! What both programs do beside their sockets: show a payload, wait for Enter, name the command that helps.
+//! What both programs do beside their sockets: show a payload, wait, name the command that helps.
 
-use std::{
-    io::stdin,
-    os::fd::{AsFd, BorrowedFd},
-};
+use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Error, anyhow};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::read,
 };
-use shared::{CallError, Screen, Stop};
+use shared::{CallError, Stop};
 
 /// The payload as text that cannot act on the terminal: control characters and bytes that are not UTF-8 are escaped.
 pub fn shown(payload: &[u8]) -> String {
@@ -23,20 +19,6 @@ pub fn shown(payload: &[u8]) -> String {
         piece.valid().chars().map(escaped).collect::<String>() + &piece.invalid().escape_ascii().to_string()
     });
     pieces.collect()
-}
-
-/// The lecture's last prompt: the socket stays, for a look at it, until Enter, end of input or Ctrl-C.
-pub fn wait_for_enter(screen: &mut Screen, stop: &Stop) {
-    screen.line("Press Enter to terminate ...");
-    let mut byte = [0];
-    while byte[0] != b'\n' && !stop.requested() {
-        if !wait_for(stop, stdin().as_fd(), PollTimeout::NONE).is_ok_and(|ready| ready) {
-            continue;
-        }
-        if !matches!(read(stdin(), &mut byte), Ok(1) | Err(Errno::EINTR | Errno::EAGAIN)) {
-            return; // end of input
-        }
-    }
 }
 
 /// Waits until the descriptor is readable (true), or until Ctrl-C came or the time has passed (false).
