@@ -1,16 +1,9 @@
 //! The lecture's program: create a socket, bind it, say where, and hold it until Enter.
 
-use std::{
-    io::stdin,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::{getpid, read},
-};
+use nix::unistd::getpid;
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
@@ -59,38 +52,15 @@ pub fn run(args: &HoldArgs) -> Result<()> {
 
     // No listen: a TCP socket refuses connections now. No recv: datagrams wait in the kernel until the buffer is full.
     screen.ask("Press Enter to terminate ...");
-    wait_for_enter(&stop, &mut screen)?;
+    screen.settle();
+    if stop.wait_for_enter() {
+        screen.typed();
+    }
+    screen.ask_nothing();
 
     // close(sock);
     pause.before(&mut screen, format_args!("close({fd})"));
     drop(sock);
     screen.line("Terminating ...");
     Ok(())
-}
-
-/// Waits for a line on standard input, its end, or Ctrl-C.
-fn wait_for_enter(stop: &Stop, screen: &mut Screen) -> Result<()> {
-    let input = stdin();
-    let mut buffer = [0; 1024];
-    loop {
-        screen.settle();
-        let mut fds = [stop.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result.at("poll", "")?,
-        };
-        if stop.requested() {
-            return Ok(());
-        }
-        match read(&input, &mut buffer) {
-            Ok(bytes_read) if bytes_read > 0 && !buffer[..bytes_read].contains(&b'\n') => {} // half a line, of a pipe
-            Ok(bytes_read) if bytes_read > 0 => {
-                screen.typed();
-                screen.ask_nothing();
-                return Ok(());
-            }
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Ok(_) | Err(_) => return Ok(()), // end of input
-        }
-    }
 }

@@ -1,6 +1,7 @@
 //! The lecture's claims and questions about bind, decided by the kernel.
 
 mod addresses;
+mod bound_only;
 mod ports;
 mod sharing;
 mod tables;
@@ -52,8 +53,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "in-the-table",
             starred: true,
-            claim: "A bound UDP socket is in netstat's table. So is a bound TCP socket: it is registered with \
-                    127.0.0.1:7777.",
+            claim: "A bound UDP socket is in netstat's table. A bound TCP socket is registered with 127.0.0.1:7777, as \
+                    one sees.",
             source: "notes ch.2, Binding socket (UDP and TCP)",
             needs: &[],
             play: tables::in_the_table,

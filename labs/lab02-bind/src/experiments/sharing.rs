@@ -54,14 +54,14 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
         other_protocol(case) || case.reuse == Reuse::Port || case.reuse == Reuse::Addr && case.first != "listens"
     });
     let question = stage.ask(
-        "A first socket has 127.0.0.1 and a port. A second one binds the same, both with the same option set before. When \
-         does that work?",
+        "A first socket has 127.0.0.1 and a port. A second one binds the same; both have set the same option, or none. \
+         When does that work?",
         [
             ("never: a port belongs to one socket", answer(&|_| false)),
-            ("if one is TCP and the other UDP, and in no other case", answer(&other_protocol)),
-            ("TCP and UDP; or with either option", answer(&|case| other_protocol(case) || case.reuse != Reuse::None)),
-            ("TCP and UDP; or with SO_REUSEPORT", answer(&|case| other_protocol(case) || case.reuse == Reuse::Port)),
-            ("as c, but not SO_REUSEADDR once the first one listens", kit),
+            ("only if one is TCP and the other UDP", answer(&other_protocol)),
+            ("b, or with either option", answer(&|case| other_protocol(case) || case.reuse != Reuse::None)),
+            ("b, or with SO_REUSEPORT", answer(&|case| other_protocol(case) || case.reuse == Reuse::Port)),
+            ("b, or with either option; not SO_REUSEADDR if the first listens", kit),
         ],
         Predicts { source: None, kit },
     )?;

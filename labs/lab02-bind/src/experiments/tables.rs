@@ -15,7 +15,7 @@ use shared::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{ANY_PORT, local_addr};
+use super::{ANY_PORT, bound_only, local_addr};
 
 pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     let udp_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", ANY_PORT)?;
@@ -36,7 +36,8 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -tuan '( sport = :{} or sport = :{} )'", udp_addr.port(), tcp_addr.port()));
     let question = stage.ask(
-        "The UDP socket was in both tables as soon as it was bound. And the TCP socket?",
+        "netstat reads /proc/net, ss asks sock_diag for the sockets in each state. Both have the bound UDP socket. Do \
+         they have the bound TCP socket?",
         [
             ("in both, as LISTEN", ([Some(State::Listen); 2], true)),
             ("in both, as CLOSED: it is registered", ([Some(State::Closed); 2], true)),
@@ -50,6 +51,8 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     let second_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", tcp_addr)?;
     let second_bound = second_sock.bind(&tcp_addr.into());
     stage.say("second", format_args!("bind({}, {tcp_addr}) = {}", second_sock.as_raw_fd(), returned(&second_bound)));
+    let found = if bound_only::is_listed(tcp_addr)? { "found" } else { "not found: before Linux 6.8" };
+    stage.say("ss -B", format_args!("sock_diag asked for what is bound and nothing more: {found}"));
     let taken = second_bound.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRINUSE as i32));
 
     // From here a bound socket may go either way: listen, or connect.
@@ -70,7 +73,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     ensure!(pair.local == client_addr, "bound to {client_addr}, connected from {}", pair.local);
     stage.kernel([(&format!("from {client_addr}:"), pair)])?;
 
-    stage.verdict(question, (tcp_rows, taken), "until it listens or connects it is in no table")
+    stage.verdict(question, (tcp_rows, taken), "no table of TCP's states has it until it listens or connects")
 }
 
 /// The state of the socket bound to `addr` as ss (sock_diag) and as netstat (/proc/net) have it; `None`: no row.
@@ -84,7 +87,7 @@ pub fn show_tables(stage: &mut Stage, protocol: &str, addr: SocketAddr) -> Resul
         Some(state) => state.to_string(),
         None => "no row".to_string(),
     };
-    stage.say("kernel", format_args!("{protocol} {addr}   ss: {}   netstat: {}", shown(ss), shown(netstat)));
+    stage.say("kernel", format_args!("{protocol} {addr}   sock_diag: {}   {file}: {}", shown(ss), shown(netstat)));
     Ok([ss, netstat])
 }
 
