@@ -135,11 +135,13 @@ fn held(stage: &mut Stage, option: &str, port: u16) -> Result<bool> {
         let mut error = String::new();
         errors.read_to_string(&mut error).at("read", "standard error")?;
 
-        let lines = if status.success() { hold.printed() } else { error };
-        let mut lines = lines.lines().filter(|line| line.contains(&addr));
-        let line = lines.next().with_context(|| format!("hold {addr} {option} said nothing, {status}"))?;
+        let line = if status.success() {
+            hold.line_with("Socket is bound to ")?
+        } else {
+            error.lines().next().with_context(|| format!("hold {addr} {option}: {status}"))?.into()
+        };
         stage.say("account", format_args!("hold {addr} {option}"));
-        stage.say("", line);
+        stage.say("", &line);
         if status.success() {
             return Ok(true);
         } else if line.contains("EACCES") {
