@@ -98,7 +98,6 @@ pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn below_1024(stage: &mut Stage) -> Result<Verdict> {
     let start = unprivileged_port_start()?;
-    stage.say("kernel", format_args!("ip_unprivileged_port_start is {start}"));
     let below = start - 1;
     let question = stage.ask(
         &format!("An ordinary account binds port {below}, then {start}, with UDP and with TCP. Which calls work?"),
@@ -110,6 +109,7 @@ pub fn below_1024(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: [false, false, true, true] },
     )?;
+    stage.say("kernel", format_args!("ip_unprivileged_port_start is {start}"));
     let uid = if geteuid().is_root() { NOBODY } else { geteuid().as_raw() };
     stage.say("account", format_args!("uid {uid}; the lecture's own program, as a child process"));
     let mut works = [false; 4];
