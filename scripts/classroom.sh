@@ -30,6 +30,7 @@ set -euo pipefail
 # from top to bottom. The first must hold the port before the others
 # start. PORT is replaced.
 classrooms='
+lab06-listen|tcp 7777|listen 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT
 lab07-multiclient|tcp 4444|server PORT|client PORT|client PORT|client PORT
 '
 left=52 right=47 height=30 first_height=8 # columns and lines

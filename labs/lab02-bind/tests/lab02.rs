@@ -5,7 +5,6 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt,
-    path::Path,
     process::Command,
     sync::OnceLock,
     time::Duration,
@@ -13,7 +12,9 @@ use std::{
 
 use nix::{sys::signal::Signal, unistd::geteuid};
 use shared::kernel::{Row, udp_sockets};
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, root, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, Role, TempDir, as_ordinary_account, copy_program, have, root, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab02-bind");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -404,8 +405,7 @@ fn the_demo_needs_no_privileges() {
 #[test]
 fn a_folder_that_only_root_may_enter_does_not_keep_the_ordinary_account_from_playing() {
     let folder = TempDir::new();
-    let copy = folder.path().join(Path::new(LAB).file_name().unwrap());
-    fs::copy(LAB, &copy).unwrap();
+    let copy = copy_program(LAB, &folder);
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let played = run(Command::new(copy).args(["demo", "below-1024"]));
     assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
