@@ -34,7 +34,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     let tcp_addr = local_addr(&tcp_sock)?;
     stage.say("tcp", format_args!("getsockname({tcp_fd}, {tcp_addr}) = 0"));
 
-    stage.look(format_args!("ss -tuan '( sport = :{} or sport = :{} )'", udp_addr.port(), tcp_addr.port()));
+    stage.look(format_args!("ss -tuln '( sport = :{} or sport = :{} )'", udp_addr.port(), tcp_addr.port()));
     let question = stage.ask(
         "netstat reads /proc/net, ss asks sock_diag for the sockets in each state. Both have the bound UDP socket. Do \
          they have the bound TCP socket?",
