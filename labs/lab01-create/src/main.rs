@@ -7,7 +7,7 @@
 //!
 //! Compare with lab02-bind (gives the socket an address) and lab09-shutdown (the other way to end a connection).
 //! Source: lecture notes ch.2, "What is a socket?" and "Creating socket", for UDP and for TCP.
-//! Read: socket(2), close(2), dup(2), fcntl(2) on FD_CLOEXEC, proc_pid_fd(5), RFC 9293 3.3.2 on CLOSED.
+//! Read: socket(2), close(2), dup(2), fcntl(2) on FD_CLOEXEC, proc(5) on /proc/PID/fd, RFC 9293 3.3.2 on CLOSED.
 
 mod experiments;
 mod hold;
