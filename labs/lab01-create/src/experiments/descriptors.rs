@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::ErrorKind,
     net::SocketAddr,
     os::{
         fd::AsRawFd,
@@ -127,9 +128,12 @@ pub fn under_proc(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some(Link::Socket(Number::Inode)), kit: Link::Socket(Number::Inode) },
     )?;
-    let Ok(link) = fs::read_link(&path) else {
-        stage.say("kernel", format_args!("{path}: ENOENT"));
-        return stage.verdict(question, Link::Nothing, "");
+    let link = match fs::read_link(&path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            stage.say("kernel", format_args!("{path}: ENOENT"));
+            return stage.verdict(question, Link::Nothing, "");
+        }
+        result => result.at("readlink", &path)?,
     };
     stage.say("kernel", format_args!("{path} -> {}", link.display()));
     let file = fs::metadata(&path).at("stat", &path)?; // stat(2) follows the link, to the socket itself
