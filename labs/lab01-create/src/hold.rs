@@ -1,6 +1,7 @@
 //! Terminal 1: creates a socket, says which number it got and where to see it, waits, closes it.
 
 use std::{
+    io::stdout,
     os::fd::{AsFd, AsRawFd},
     time::{Duration, Instant},
 };
@@ -64,16 +65,19 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     Ok(())
 }
 
-/// The lecture's sleep, but Ctrl-C ends it in good order: poll(2) with a timeout.
+/// The lecture's sleep, but Ctrl-C ends it in good order: poll(2) with a timeout. So does a reader that has gone.
 fn wait(stop: &Stop, time: Duration) -> Result<()> {
     let end = Instant::now() + time;
+    let output = stdout();
     loop {
         let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now()))?;
-        match poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], left) {
+        let reader_gone = PollFlags::empty(); // POLLERR is told unasked
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(output.as_fd(), reader_gone)];
+        match poll(&mut fds, left) {
             Err(Errno::EINTR) => continue,
             result => result.at("poll", "")?,
         };
-        if stop.requested() || Instant::now() >= end {
+        if fds.iter().any(|fd| fd.any().unwrap_or(true)) || Instant::now() >= end {
             return Ok(());
         }
     }

@@ -58,8 +58,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "on-exec",
             starred: false,
-            claim: "A program that is started gets descriptors from the one that starts it.",
-            source: "ours; the notes' programs start nobody",
+            claim: "The OS assigns the descriptor to the process that has created the socket.",
+            source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
             play: sharing::on_exec,
         },
