@@ -16,8 +16,9 @@
 #           over to the classroom and comes back when you leave.
 #
 # How to read it
-#   Left: the programs, each in a shell. Ctrl-C or Ctrl-D ends a program, Up
-#   and Enter start it again. Right: scripts/states.sh, every second.
+#   The programs, each in a shell: the first on top, the others on the left.
+#   Ctrl-C or Ctrl-D ends a program, Up and Enter start it again. Right:
+#   scripts/states.sh, every second.
 #   Click a pane or press Ctrl-b o to type in the next one; Ctrl-b z shows one
 #   pane alone and back; Ctrl-b d leaves it running. The last line says how to
 #   end it.
@@ -25,13 +26,14 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-# A lab is one line: its name, protocol and port, then the programs on the
-# left from top to bottom. The first must hold the port before the others
+# A lab is one line: its name, protocol and port, then at least two programs
+# from top to bottom. The first must hold the port before the others
 # start. PORT is replaced.
 classrooms='
+lab06-listen|tcp 7777|listen 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT
 lab07-multiclient|tcp 4444|server PORT|client PORT|client PORT|client PORT
 '
-left=52 right=47 height=30 first_height=9 # columns and lines
+left=52 right=47 height=30 first_height=8 # columns and lines
 
 name='' port='' bin='' todo=attach
 while (($#)); do
@@ -240,16 +242,19 @@ for ((at = 0; at < ${#window_options[@]}; at += 2)); do
     tm set-option -w -t "$first" "${window_options[@]:at:2}"
 done
 
-split -h -l $right -t "$first"
-watcher=$pane
-others=$((${#programs[@]} - 1))
-panes=("$first")
+# The first program has the whole width; below it the others and the sockets.
 # Each pane has a line above it for its title; the status line is the last.
-room=$((height - 1 - first_height - 1))
-for ((at = 1; at <= others; at++)); do
-    split -v -l $((room - 1)) -t "${panes[at - 1]}"
+others=$((${#programs[@]} - 1))
+room=$((height - 1 - 1 - first_height - 1))
+panes=("$first")
+split -v -l $room -t "$first"
+panes+=("$pane")
+split -h -l $right -t "$pane"
+watcher=$pane
+for ((at = 2; at <= others; at++)); do
+    room=$((room - 1 - (room - (others - at + 1)) / (others - at + 2)))
+    split -v -l $room -t "${panes[at - 1]}"
     panes+=("$pane")
-    room=$((room - 1 - (room - 1) / (others - at + 1)))
 done
 
 for at in "${!programs[@]}"; do

@@ -45,17 +45,14 @@ impl State {
     }
 }
 
-/// As in RFC 9293: FinWait1 is FIN-WAIT-1. ss writes ESTAB for ESTABLISHED, netstat TIME_WAIT for TIME-WAIT.
+/// As in RFC 9293. ss writes ESTAB for ESTABLISHED, netstat TIME_WAIT for TIME-WAIT.
 impl fmt::Display for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut name = String::new();
-        for character in format!("{self:?}").chars() {
-            if !name.is_empty() && !character.is_lowercase() {
-                name.push('-');
-            }
-            name.push(character.to_ascii_uppercase());
-        }
-        f.pad(&name)
+        let names = [
+            "ESTABLISHED", "SYN-SENT", "SYN-RECEIVED", "FIN-WAIT-1", "FIN-WAIT-2", "TIME-WAIT", "CLOSED", "CLOSE-WAIT",
+            "LAST-ACK", "LISTEN", "CLOSING",
+        ];
+        f.pad(names[*self as usize - 1])
     }
 }
 

@@ -133,6 +133,8 @@ impl Stage {
         predicts: Predicts<T>,
     ) -> Result<Question<T>> {
         let mut asked = Question { answers: answers.into_iter().collect(), predicts, guess: None };
+        let mut values = asked.answers.iter().map(|(_, value)| value).enumerate();
+        debug_assert!(values.all(|(at, value)| asked.place(value) == Some(at)), "two answers mean the same");
         self.expected = asked.told(&asked.predicts.kit);
         self.say("ask", question);
         let lettered: Vec<String> = asked.answers.iter().map(|(_, value)| asked.told(value)).collect();
@@ -183,8 +185,8 @@ impl Stage {
     pub fn say(&mut self, label: &str, text: impl Display) {
         let waited = self.last_time.elapsed();
         let stamp = if waited > STAMP_FROM { format!("  +{:.2}s", waited.as_secs_f64()) } else { String::new() };
-        let line = hang(&format!("{label:<LABEL$}"), &text.to_string());
-        self.screen.line(format_args!("{line}{stamp}"));
+        let line = hang(&format!("{label:<LABEL$}"), &format!("{text}{stamp}"));
+        self.screen.line(&line);
         self.last_line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         self.last_time = Instant::now();
         self.watch(true);
@@ -335,18 +337,15 @@ fn title(number: usize, experiment: &Experiment) -> String {
 /// `lead` and the text behind it, broken between words, its further lines below its first.
 fn hang(lead: &str, text: &str) -> String {
     let indent = lead.len();
-    let mut lines = lead.to_string();
-    let mut column = indent;
+    let (mut lines, mut column) = (lead.to_string(), indent);
     for word in text.split(' ') {
         if column > indent && column + 1 + word.len() > WIDTH {
-            lines.push_str(&format!("\n{:indent$}", ""));
+            lines += &format!("\n{:indent$}", "");
             column = indent;
-        } else if column > indent {
-            lines.push(' ');
-            column += 1;
         }
-        lines.push_str(word);
-        column += word.len();
+        let gap = if column > indent { " " } else { "" };
+        lines += &format!("{gap}{word}");
+        column += gap.len() + word.len();
     }
     lines.trim_end().into()
 }
@@ -462,5 +461,71 @@ mod tests {
         assert!(lines.lines().count() > 1 && lines.lines().all(|line| line.len() <= WIDTH), "{lines}");
         assert_eq!(lines.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), text);
         assert!(lines.lines().skip(1).all(|line| line.starts_with("          ")), "{lines}");
+    }
+
+    fn asked(stage: &mut Stage, source: Option<u8>, observed: u8) -> Result<Verdict> {
+        let question = stage.ask("Which?", [("one", 1), ("two", 2)], Predicts { source, kit: 2 })?;
+        stage.verdict(question, observed, "it is two")
+    }
+
+    const fn experiment(play: fn(&mut Stage) -> Result<Verdict>, needs: &'static [Need]) -> Experiment {
+        Experiment { id: "an-experiment", starred: false, claim: "It is so.", source: "nowhere", needs, play }
+    }
+
+    const MISSING: Need = Need { what: "what nobody has", provided_by: "nothing", met: || false };
+
+    /// Plays one experiment: its outcome, what is told of it, and whether the program would fail.
+    fn played(experiment: Experiment) -> (&'static str, String, bool) {
+        let experiments: &'static [Experiment] = Box::leak(Box::new([experiment]));
+        let lesson = Lesson { lab: "lab99-none", setting: "a test", experiments, next: &[] };
+        let failed =
+            format!("{:?}", play(&lesson, &DemoArgs::default()).unwrap()) == format!("{:?}", ExitCode::FAILURE);
+        let mut stage = Stage {
+            screen: Screen::new(),
+            lab: "lab99-none",
+            id: "",
+            pause: false,
+            predict: false,
+            expected: String::new(),
+            last_line: String::new(),
+            last_time: Instant::now(),
+            watchdog: watchdog().unwrap(),
+        };
+        let (verdict, _) = stage.play_one(1, &experiments[0]);
+        (verdict.outcome, verdict.text, failed)
+    }
+
+    #[test]
+    fn what_was_observed_decides_between_the_source_and_the_kit() {
+        let (outcome, text, failed) = played(experiment(|stage| asked(stage, Some(2), 2), &[]));
+        assert_eq!((outcome, text.as_str(), failed), (CONFIRMED, "b) it is two", false));
+        let (outcome, _, failed) = played(experiment(|stage| asked(stage, Some(1), 2), &[]));
+        assert_eq!((outcome, failed), (CORRECTED, false));
+        let (outcome, _, failed) = played(experiment(|stage| asked(stage, None, 2), &[]));
+        assert_eq!((outcome, failed), (ANSWERED, false));
+    }
+
+    #[test]
+    fn a_kit_that_is_wrong_is_unexpected_and_fails_even_where_the_source_was_right() {
+        let (outcome, text, failed) = played(experiment(|stage| asked(stage, Some(1), 1), &[]));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "seen otherwise: a) one", true));
+        let (outcome, text, failed) = played(experiment(|stage| asked(stage, None, 3), &[]));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "seen otherwise: 3", true));
+    }
+
+    #[test]
+    fn an_error_is_unexpected_and_silence_is_told_from_another_answer() {
+        let (outcome, text, failed) = played(experiment(|_| bail!("the kernel is on strike"), &[]));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "seen otherwise: the kernel is on strike", true));
+        let silent = |_: &mut Stage| crate::wait_until("a word", Duration::ZERO, || Ok(None));
+        let (outcome, text, failed) = played(experiment(silent, &[]));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "not seen within 0ns: a word", true));
+    }
+
+    #[test]
+    fn what_is_missing_skips_the_experiment_and_is_named() {
+        let (outcome, text, failed) = played(experiment(|stage| asked(stage, None, 1), &[MISSING]));
+        assert_eq!((outcome, failed), (SKIPPED, false));
+        assert!(text.starts_with("needs what nobody has; nothing"), "{text}");
     }
 }

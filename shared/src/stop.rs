@@ -35,6 +35,21 @@ impl Stop {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
+    /// Waits for Enter on standard input; false at Ctrl-C or end of input.
+    pub fn wait_for_enter(&self) -> bool {
+        let mut byte = [0];
+        while byte[0] != b'\n' {
+            let input = stdin();
+            let fds = [self.as_fd(), input.as_fd()];
+            let _ = poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE);
+            // One byte at a time: what is typed after this Enter belongs to the program.
+            if self.requested() || read(&input, &mut byte) != Ok(1) {
+                return false;
+            }
+        }
+        true
+    }
+
     /// Takes the pending signal, if there is one.
     pub fn take(&self) -> Option<i32> {
         let signal = self.signals.read_signal().ok().flatten()?;
@@ -64,14 +79,7 @@ impl<'a> Pause<'a> {
     pub fn before(&mut self, screen: &mut Screen, call: impl Display) {
         if self.on {
             screen.line(format_args!("next: {call}   [Enter]"));
-        }
-        let mut byte = [0];
-        while self.on && byte[0] != b'\n' {
-            let input = stdin();
-            let fds = [self.stop.as_fd(), input.as_fd()];
-            let _ = poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE);
-            // One byte at a time: what is typed after this Enter belongs to the program.
-            self.on = !self.stop.requested() && read(&input, &mut byte) == Ok(1);
+            self.on = self.stop.wait_for_enter();
         }
     }
 }

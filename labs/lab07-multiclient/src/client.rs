@@ -90,7 +90,8 @@ fn connect_any(
     let addresses = (host, args.port).to_socket_addrs().at("getaddrinfo", host)?;
     let mut last_failure: Option<CallError> = None;
     for addr in addresses {
-        pause.before(screen, "socket(AF_INET, SOCK_STREAM, 0)");
+        let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+        pause.before(screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
         let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
         sock.set_nonblocking(true).at("ioctl", addr)?; // no call below blocks; poll does
 
@@ -98,7 +99,7 @@ fn connect_any(
         let mut connected = sock.connect(&addr.into());
         if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
             let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-            poll(&mut fds, PollTimeout::NONE).at("poll", addr)?;
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // Ctrl-Z, then fg
             if stop.requested() {
                 return Ok(None);
             }

@@ -37,7 +37,8 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     let mut screen = Screen::new();
     let addr = SocketAddr::new(args.bind, args.port);
 
-    pause.before(&mut screen, "socket(AF_INET, SOCK_STREAM, 0)");
+    let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+    pause.before(&mut screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
     let listen_sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
     let listen_fd = listen_sock.as_raw_fd();
 

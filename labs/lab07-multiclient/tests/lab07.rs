@@ -471,3 +471,20 @@ fn the_demo_needs_no_privileges() {
     assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
     assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
 }
+
+#[test]
+fn a_demo_that_is_killed_leaves_no_server_behind() {
+    let mut demo = Role::spawn(Command::new(LAB).args(["demo", "fifth", "--pause"])).unwrap();
+    let stopped = demo.line_with("kill -STOP ").unwrap();
+    let pid = stopped.split_whitespace().nth(3).unwrap().trim_end_matches(':').to_string();
+    demo.wait_for("[Enter]").unwrap();
+    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    assert!(command.contains("lab07-multiclient\0server\x000"), "{command:?}");
+    signal(&demo, Signal::SIGKILL);
+    demo.wait_for_end().unwrap();
+    wait_until("the server to be gone", LIMIT, || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        Ok((stat.is_empty() || stat.contains(") Z ")).then_some(())) // a zombie waits for init, not for us
+    })
+    .unwrap();
+}

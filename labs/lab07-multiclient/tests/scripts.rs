@@ -4,21 +4,16 @@
 use std::{
     fs,
     net::{Shutdown, TcpListener, TcpStream},
-    os::unix::fs::{PermissionsExt, symlink},
+    os::unix::fs::PermissionsExt,
     path::Path,
     process::Command,
     time::Duration,
 };
 
-use testkit::{Role, TempDir, have, root, run, signal, skip_without, wait_until};
+use testkit::{Role, TempDir, have, path_with, root, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
-/// What the scripts use besides ss, netstat and tmux.
-const TOOLS: &str =
-    "awk basename bash cat cut date dirname env grep head id ls mktemp pgrep ps readlink rm sed sleep sort
-    stty tail timeout tr uname wc";
-
 fn script(name: &str) -> Command {
     Command::new(root().join("scripts").join(name))
 }
@@ -27,17 +22,6 @@ fn server() -> (Role, u16) {
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0"])).unwrap();
     let banner = server.line_with("PORT : ").unwrap();
     (server, banner.rsplit(' ').next().unwrap().parse().unwrap())
-}
-
-/// A PATH with the usual tools and of ss and netstat only the named one.
-fn path_with(folder: &TempDir, extra: &[&str]) -> String {
-    let folders: Vec<_> = std::env::split_paths(&std::env::var_os("PATH").unwrap()).collect();
-    for tool in TOOLS.split_whitespace().chain(extra.iter().copied()) {
-        let found = folders.iter().map(|folder| folder.join(tool)).find(|file| file.is_file());
-        let found = found.unwrap_or_else(|| panic!("{tool} is not in PATH"));
-        symlink(found, folder.path().join(tool)).unwrap();
-    }
-    folder.path().to_str().unwrap().into()
 }
 
 /// A checkout with the scripts, this lab and perhaps a made-up one.
@@ -161,6 +145,16 @@ fn classroom_sets_out_the_lab_without_a_wrapped_line_and_ends_it() {
         })
         .unwrap();
     }
+    // The longest line of the handout: what the first client says, as the server shows it.
+    let titled = tmux(&["list-panes", "-s", "-F", "#{pane_id} #{pane_title}"]).stdout;
+    let pane =
+        |title: &str| titled.lines().find(|line| line.ends_with(title)).unwrap().split(' ').next().unwrap().to_string();
+    tmux(&["send-keys", "-t", &pane("client 1"), "Line 1 sending to server", "Enter"]);
+    wait_until("the line reversed", LIMIT, || {
+        let shown = tmux(&["capture-pane", "-p", "-t", &pane("server")]).stdout;
+        Ok(shown.contains("] Client message = revres ot gnidnes 1 eniL\n").then_some(()))
+    })
+    .unwrap();
     for (id, width) in &panes {
         // -J joins the parts of a wrapped line again.
         let text = tmux(&["capture-pane", "-p", "-J", "-t", id]).stdout;

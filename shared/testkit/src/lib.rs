@@ -133,6 +133,25 @@ impl Drop for TempDir {
     }
 }
 
+/// What the scripts use besides ss, netstat, ip and tmux.
+const TOOLS: &str =
+    "awk basename bash cat cut date dirname env grep head id ls mktemp pgrep ps readlink rm sed sleep sort
+    stty tail timeout tr uname wc";
+
+/// A PATH, made in `folder`, with the usual tools and of ss, netstat and the like only those named.
+///
+/// # Panics
+/// A tool is not in this process's own PATH.
+pub fn path_with(folder: &TempDir, extra: &[&str]) -> String {
+    let folders: Vec<_> = env::split_paths(&env::var_os("PATH").unwrap()).collect();
+    for tool in TOOLS.split_whitespace().chain(extra.iter().copied()) {
+        let found = folders.iter().map(|folder| folder.join(tool)).find(|file| file.is_file());
+        let found = found.unwrap_or_else(|| panic!("{tool} is not in PATH"));
+        std::os::unix::fs::symlink(found, folder.path().join(tool)).unwrap();
+    }
+    folder.path().to_str().unwrap().into()
+}
+
 /// The same binary as an ordinary account: as it is for one, as nobody for root.
 ///
 /// # Panics

@@ -181,7 +181,7 @@ pub fn on_exec(stage: &mut Stage) -> Result<Verdict> {
         "Now this process starts hold: fork, then exec. Which of the two sockets does hold have?",
         [
             ("none: it starts with 0, 1 and 2 only", Has { marked: false, plain: false }),
-            ("the second: SOCK_CLOEXEC closes the first on exec", Has { marked: false, plain: true }),
+            ("the second only", Has { marked: false, plain: true }),
             ("both: a child inherits what is open", Has { marked: true, plain: true }),
         ],
         Predicts { source: None, kit: Has { marked: false, plain: true } },

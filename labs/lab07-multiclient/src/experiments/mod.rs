@@ -59,8 +59,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "slot-freed",
             starred: false,
-            claim: "A client that leaves makes room for the next.",
-            source: "ours; the handout stops at the rejection",
+            claim: "The server rejects for too many clients; whoever is rejected may try again.",
+            source: "lab 7 handout, step 7; the question is ours",
             needs: &[],
             play: crowd::slot_freed,
         },
@@ -75,8 +75,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "no-reader",
             starred: false,
-            claim: "A client that never reads delays nobody.",
-            source: "ours; the handout's clients all read",
+            claim: "The server's line goes to all clients, and all of them read it.",
+            source: "lab 7 handout, step 4; the question is ours",
             needs: &[],
             play: crowd::no_reader,
         },

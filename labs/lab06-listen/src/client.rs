@@ -1,0 +1,52 @@
+//! Terminal 2: connects. It needs no bind: the kernel chooses an address and a port when connect is called.
+
+use std::os::fd::{AsFd, AsRawFd};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use shared::{At, Pause, Screen, Stop};
+use socket2::{Domain, Socket, Type};
+
+use crate::ClientArgs;
+
+/// Connects and stays until Enter or Ctrl-C.
+pub fn run(args: &ClientArgs) -> Result<()> {
+    let stop = Stop::on_signals()?;
+    let mut pause = Pause::new(args.pause, &stop);
+    let mut screen = Screen::new();
+    let addr = args.address;
+    screen.line("Application started");
+
+    let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+    pause.before(&mut screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
+    let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
+    screen.line("TCP Socket created");
+
+    pause.before(&mut screen, format_args!("connect({}, {addr})", sock.as_raw_fd()));
+    sock.set_nonblocking(true).at("ioctl", addr)?; // poll waits for the handshake, and for Ctrl-C beside it
+    let mut connected = sock.connect(&addr.into());
+    if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
+        if poll(&mut fds, 300u16) == Ok(0) {
+            screen.line("No answer yet (SYN-SENT), still trying ...");
+        }
+        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // Ctrl-Z, then fg
+        if stop.requested() {
+            return Ok(());
+        }
+        connected = sock.take_error().and_then(|error| error.map_or(Ok(()), Err)); // SO_ERROR
+    }
+    connected.at("connect", addr)?;
+    screen.line(format_args!("Socket connected to {addr}"));
+    let local_addr = sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
+    screen.line(format_args!("Local end-point is bound to {local_addr}"));
+
+    screen.line("Press Enter to terminate ...");
+    stop.wait_for_enter();
+    drop(sock); // close(2)
+    screen.line("Terminating ...");
+    Ok(())
+}

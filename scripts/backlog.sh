@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# backlog.sh - who waits to be accepted, and who is not even let in?
+#
+# Usage:    scripts/backlog.sh PORT             once
+#           scripts/backlog.sh PORT --watch     every second, until Ctrl-C
+#
+# Shows the accept queue of the TCP listener on PORT, the clients that are
+# still in SYN-SENT towards it, and the kernel's two counters of dropped SYNs.
+# The command behind it stands above, after `+`: type it yourself.
+#
+# Needs:    ss (package iproute2) or netstat (package net-tools). Without
+#           them it reads /proc/net. The limit of the queue only ss knows; with
+#           the others it is `?`. No root.
+#
+# How to read it
+#   waiting    connections whose handshake is over and which accept has not
+#              fetched: ss's Recv-Q of a listening socket.
+#   limit      the backlog that listen was given, cut to net.core.somaxconn:
+#              ss's Send-Q. One more than the limit is let in.
+#   SYN-SENT   a client that has heard nothing. The timer is the time to its
+#              next SYN, x3 that it has sent three more already.
+#   overflows  ListenOverflows: SYNs that found the accept queue full.
+#   drops      ListenDrops: all SYNs a listener dropped. Both count for the
+#              whole machine (network namespace) since it started.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+port='' watch=no
+for arg; do
+    case $arg in
+    -h | --help) help ;;
+    --watch) watch=yes ;;
+    -*) usage "there is no option $arg" ;;
+    *)
+        [[ -z $port ]] || usage "one port, not two: $port and $arg"
+        is_port "$arg" || usage "'$arg' is no port: 1 to 65535"
+        port=$arg
+        ;;
+    esac
+done
+[[ -n $port ]] || usage 'which port?'
+
+# counters NAME...: their values in /proc/net/netstat, a line of names above
+# a line of numbers -> `values`
+counters() {
+    local kind names numbers name at
+    values=()
+    while read -r kind names && read -r _ numbers; do
+        [[ $kind == TcpExt: ]] || continue
+        read -ra names <<<"$names"
+        read -ra numbers <<<"$numbers"
+        for name; do
+            for at in "${!names[@]}"; do
+                if [[ ${names[at]} == "$name" ]]; then
+                    values+=("${numbers[at]}")
+                fi
+            done
+        done
+    done </proc/net/netstat
+}
+
+picture() {
+    local proto state recvq sendq local_addr peer_addr timer listeners='' early=''
+    port_command "$port"
+    say "+ $command"
+    tell_source
+    while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr timer _; do
+        [[ $proto == tcp ]] || continue
+        if [[ $state == LISTEN && $local_addr == *:"$port" ]]; then
+            listeners+="LISTEN    $local_addr  waiting $recvq, limit $sendq"$'\n'
+        elif [[ $state == SYN-SENT && $peer_addr == *:"$port" ]]; then
+            early+="SYN-SENT  $local_addr  timer $timer"$'\n'
+        fi
+    done < <(rows | LC_ALL=C sort)
+    if [[ -z $listeners ]]; then
+        listeners="nobody listens on port $port"$'\n'
+    fi
+    listeners+=$early
+    say "${listeners%$'\n'}"
+    counters ListenOverflows ListenDrops
+    say "overflows ${values[0]-?}, drops ${values[1]-?}" \
+        '  (ListenOverflows, ListenDrops in /proc/net/netstat)'
+}
+
+find_source
+if [[ $watch == no ]]; then
+    picture
+    exit 0
+fi
+trap 'exit 0' INT TERM
+while :; do
+    now=$(picture)
+    if [[ -t 1 ]]; then printf '\033[H\033[2J'; fi
+    say "$now"
+    if [[ ! -t 1 ]]; then say ''; fi
+    sleep 1
+done
