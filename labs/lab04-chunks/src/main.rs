@@ -9,7 +9,7 @@
 //!
 //! Compare with lab03-datagram (one datagram) and lab08-stream (the same message over TCP).
 //! Source: lecture notes, chapter 2, "Dealing with Big Amount of Data" and "Ensuring Packet Arrival Order".
-//! Read: udp(7), recv(2), send(2), socket(7) on SO_RCVBUF and SO_RXQ_OVFL, RFC 768, RFC 1122 4.1.
+//! Read: udp(7), recv(2), send(2), socket(7) on SO_RCVBUF and SO_RXQ_OVFL, RFC 768.
 
 mod experiments;
 mod fate;

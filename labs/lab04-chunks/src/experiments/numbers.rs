@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// The relay of `mended`: with this seed each fate comes in the first copy, and no block is lost in both.
-pub const SEED: u64 = 4;
-pub const RATES: [&str; 6] = ["--drop", "6", "--duplicate", "6", "--reorder", "6"];
+const SEED: u64 = 4;
+const RATES: [&str; 6] = ["--drop", "6", "--duplicate", "6", "--reorder", "6"];
 
 /// How one receiver ended with one fault.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -219,4 +219,22 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
     stage.say("receiver", format_args!("whole: {} bytes, as sent", assembly.bytes().len()));
     let observed = Mended { order, names_the_lost, whole_at_once: lost.is_empty() };
     stage.verdict(question, observed, "order and doubles are mended; the lost are named, the sender must repeat")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fate::{Fate, Fates, Rates};
+
+    #[test]
+    fn the_seed_of_mended_has_each_fate_in_the_first_copy_and_loses_no_block_in_both() {
+        assert_eq!(RATES, ["--drop", "6", "--duplicate", "6", "--reorder", "6"]);
+        let mut fates = Fates::new(SEED, Rates { drop: 6, duplicate: 6, reorder: 6, delay: 0 }, &[]);
+        let copies: [Vec<Fate>; 2] = [(); 2].map(|()| (0..84).map(|_| fates.draw()).collect());
+        for fate in [Fate::Drop, Fate::Duplicate, Fate::HoldBack] {
+            assert!(copies[0].contains(&fate), "no {fate:?}");
+        }
+        let lost_twice = (0..84).filter(|at| copies.iter().all(|copy| copy[*at] == Fate::Drop)).count();
+        assert_eq!(lost_twice, 0);
+    }
 }
