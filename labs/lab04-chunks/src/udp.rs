@@ -5,12 +5,16 @@ use std::{
     io::ErrorKind,
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
     os::fd::AsFd,
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
 use nix::sys::{socket::SockaddrStorage, stat::fstat};
-use shared::{At, Screen};
+use shared::{At, Screen, wait_until};
 use socket2::Socket;
+
+/// An open socket is in the kernel's table; this is for the file that shows it.
+const LISTED_LIMIT: Duration = Duration::from_secs(2);
 
 /// The address recvfrom(2) wrote down.
 pub fn source_addr(source: Option<SockaddrStorage>) -> Result<SocketAddr> {
@@ -20,21 +24,24 @@ pub fn source_addr(source: Option<SockaddrStorage>) -> Result<SocketAddr> {
 }
 
 /// How many datagrams this socket lost since it was made, because its receive buffer was full (or a checksum was
-/// wrong): the last column of /proc/net/udp, see proc_pid_net(5). `None` where /proc does not list the socket.
-pub fn drops(sock: &Socket) -> Result<Option<u64>> {
+/// wrong): the last column of /proc/net/udp, see proc_pid_net(5). A row can be left out of the file while other sockets
+/// come and go, so it is looked for again.
+pub fn drops(sock: &Socket) -> Result<u64> {
     let inode = fstat(sock.as_fd()).at("fstat", "")?.st_ino.to_string();
-    for file in ["/proc/net/udp", "/proc/net/udp6"] {
-        match fs::read_to_string(file) {
-            Ok(table) => {
-                if let Some(drops) = drops_of(&table, &inode) {
-                    return Ok(Some(drops));
+    wait_until("the socket in /proc/net/udp", LISTED_LIMIT, || {
+        for file in ["/proc/net/udp", "/proc/net/udp6"] {
+            match fs::read_to_string(file) {
+                Ok(table) => {
+                    if let Some(drops) = drops_of(&table, &inode) {
+                        return Ok(Some(drops));
+                    }
                 }
+                Err(error) if error.kind() == ErrorKind::NotFound => {} // no IPv6 here
+                Err(error) => return Err(error).at("open", file)?,
             }
-            Err(error) if error.kind() == ErrorKind::NotFound => {} // no IPv6 here
-            Err(error) => return Err(error).at("open", file)?,
         }
-    }
-    Ok(None)
+        Ok(None)
+    })
 }
 
 /// sl, local, remote, st, queues, tr:when, retransmits, uid, timeout, inode, ref, pointer, drops.
@@ -45,7 +52,7 @@ fn drops_of(table: &str, inode: &str) -> Option<u64> {
 
 /// Says how many datagrams the socket lost, if it did: recvfrom never does.
 pub fn tell_drops(sock: &Socket, screen: &mut Screen) {
-    if let Ok(Some(drops @ 1..)) = drops(sock) {
+    if let Ok(drops @ 1..) = drops(sock) {
         screen.line(format_args!("The kernel dropped {drops} datagrams: the receive buffer was full"));
     }
 }

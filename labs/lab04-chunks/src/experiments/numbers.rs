@@ -28,11 +28,11 @@ enum End {
 /// What is sent of the blocks 0 to 4.
 const FAULTS: [(&str, &[usize]); 6] = [
     ("no fault", &[0, 1, 2, 3, 4]),
-    ("first block lost", &[1, 2, 3, 4]),
-    ("middle block lost", &[0, 1, 3, 4]),
-    ("last block lost", &[0, 1, 2, 3]),
-    ("two blocks swapped", &[0, 2, 1, 3, 4]),
-    ("a block doubled", &[0, 1, 1, 2, 3, 4]),
+    ("first lost", &[1, 2, 3, 4]),
+    ("middle lost", &[0, 1, 3, 4]),
+    ("last lost", &[0, 1, 2, 3]),
+    ("two swapped", &[0, 2, 1, 3, 4]),
+    ("one doubled", &[0, 1, 1, 2, 3, 4]),
 ];
 
 /// A way to know the end: how the message is cut, and how the receiver puts blocks together, if that is all of it.
@@ -81,7 +81,8 @@ pub fn three_ways(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: [false, false, true] },
     )?;
     let mut never_wrong = [true; 3];
-    stage.say("", format_args!("{:<20}{:<10}{:<10}numbers", "", "newline", "length"));
+    let mut length_wrong = Vec::new();
+    stage.say("", format_args!("{:<13}newline   length    numbers", "block"));
     for (fault, order) in FAULTS {
         let mut ends = [End::Waits; 3];
         for (end, (cut, put_together)) in ends.iter_mut().zip(WAYS) {
@@ -101,11 +102,13 @@ pub fn three_ways(stage: &mut Stage) -> Result<Verdict> {
         for (never_wrong, end) in never_wrong.iter_mut().zip(ends) {
             *never_wrong &= end != End::Wrong;
         }
+        length_wrong.extend((ends[1] == End::Wrong).then_some(fault));
         let [newline, length, numbers] = ends.map(|end| format!("{end:?}").to_lowercase());
-        stage.say("", format_args!("{fault:<20}{newline:<10}{length:<10}{numbers}"));
+        stage.say("", format_args!("{fault:<13}{newline:<10}{length:<10}{numbers}"));
         ensure!(fault != FAULTS[0].0 || ends == [End::Whole; 3], "without a fault: {ends:?}");
     }
-    stage.verdict(question, never_wrong, "a length finds a loss, not a swap or a double; numbers find all")
+    let lesson = format!("numbers find all; a length is deceived by: {}", length_wrong.join(", "));
+    stage.verdict(question, never_wrong, &lesson)
 }
 
 /// Reads what was sent, block by block, until the receiver has what it takes for the message; `None`: it waits on.
