@@ -1,6 +1,11 @@
 //! Holds every call a demo prints against what strace saw.
 
-use std::{collections::HashMap, fs, net::SocketAddr, process::Command};
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use crate::{TempDir, have, run, skip_without};
 
@@ -84,6 +89,7 @@ fn is(printed: &Printed, seen: &Seen) -> bool {
         Ok(addr) => {
             seen.args.contains(&format!("htons({})", addr.port())) && seen.args.contains(&format!("\"{}\"", addr.ip()))
         }
+        Err(_) if arg.parse::<IpAddr>().is_ok() => seen.args.contains(&format!("\"{arg}\"")),
         // A flag may stand among others: SOCK_STREAM|SOCK_CLOEXEC.
         Err(_) => seen.args.split(", ").any(|part| part == arg || part.split('|').any(|flag| flag == arg)),
     };
@@ -135,6 +141,7 @@ mod tests {
 7 bind(3, {sa_family=AF_INET, sin_port=htons(7777), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 EADDRINUSE (Address already in use)
 7 recvfrom(5,  <unfinished ...>
 8 close(3) = 0
+7 setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, {imr_multiaddr=inet_addr("239.1.1.1"), imr_interface=inet_addr("127.0.0.1")}, 8) = 0
 7 <... recvfrom resumed>"hello", 1024, 0, NULL, NULL) = 5
 7 recvfrom(5, "", 1024, 0, NULL, NULL)   = 0
 "#;
@@ -150,6 +157,7 @@ mod tests {
         assert!(seen("server    recv(5, 1024) = 5"));
         assert!(seen("server    recv(5, 1024) = 0  end of stream"));
         assert!(seen("server    socket(AF_INET, SOCK_STREAM) = 3"));
+        assert!(seen("receiver  setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, 239.1.1.1) = 0"));
     }
 
     #[test]
@@ -159,6 +167,7 @@ mod tests {
         assert!(!seen("server    recv(5, 1024) = 4"));
         assert!(!seen("server    recv(5, 512) = 5"));
         assert!(!seen("server    recv(4, 1024) = 5"));
+        assert!(!seen("receiver  setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, 239.1.1.2) = 0"));
         assert!(!seen("server    close(3) = 0")); // another process did that
     }
 
