@@ -43,7 +43,11 @@ pub fn never_joined(stage: &mut Stage) -> Result<Verdict> {
     stranger_sock.set_multicast_all_v4(false).at("setsockopt", "IP_MULTICAST_ALL")?;
     stage.say("stranger", format_args!("setsockopt({stranger_fd}, SOL_IP, IP_MULTICAST_ALL, [0]) = 0"));
     let members_only = hears(stage, "stranger", &send_sock, &stranger_sock, &group)?;
-    stage.verdict(question, [as_it_is, members_only], "the host is the member; IP_MULTICAST_ALL = 0 asks each socket")
+    stage.verdict(
+        question,
+        [as_it_is, members_only],
+        "the host is the member; IP_MULTICAST_ALL = 0 keeps a stranger out",
+    )
 }
 
 pub fn no_member(stage: &mut Stage) -> Result<Verdict> {

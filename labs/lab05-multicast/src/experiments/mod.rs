@@ -99,7 +99,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "loop-back",
             starred: false,
-            claim: "Sender and receiver enable IP_MULTICAST_LOOP, so that this machine receives, too; sent only once.",
+            claim: "Both ends enable IP_MULTICAST_LOOP, so that this machine receives too. A multicast is sent once.",
             source: "notes ch.2, both listings, and UDP Multicasting",
             needs: &[PRIVATE_NETWORK],
             play: cable::loop_back,
