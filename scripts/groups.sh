@@ -22,6 +22,8 @@
 #   Process    name/pid of a socket bound to the group's address, as the
 #              lecture's receiver is. A member that is bound to 0.0.0.0 is
 #              counted in Users but cannot be told by its address.
+#   While other sockets come and go, netstat and /proc may miss a line: they
+#   get the kernel's table in pieces. Look again.
 #   A group that is gone from the list has no member left here: the kernel
 #   throws away what arrives for it.
 set -euo pipefail

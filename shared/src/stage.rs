@@ -183,8 +183,8 @@ impl Stage {
     pub fn say(&mut self, label: &str, text: impl Display) {
         let waited = self.last_time.elapsed();
         let stamp = if waited > STAMP_FROM { format!("  +{:.2}s", waited.as_secs_f64()) } else { String::new() };
-        let line = hang(&format!("{label:<LABEL$}"), &text.to_string());
-        self.screen.line(format_args!("{line}{stamp}"));
+        let line = hang(&format!("{label:<LABEL$}"), &format!("{text}{stamp}"));
+        self.screen.line(&line);
         self.last_line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         self.last_time = Instant::now();
         self.watch(true);

@@ -122,6 +122,7 @@ fn two_receivers_get_what_one_sender_sends_and_all_three_write_the_lectures_log(
     assert!(heard[0].ends_with(" [Hello world!]"), "{heard:?}");
 
     signal(&sender, Signal::SIGINT);
+    sender.wait_for("Server terminated ...\n").unwrap();
     assert_eq!(sender.wait_for_end().unwrap().code(), Some(0));
     let printed = sender.printed();
     let lines: Vec<_> = printed.lines().map(without_time).collect();
@@ -140,6 +141,7 @@ fn two_receivers_get_what_one_sender_sends_and_all_three_write_the_lectures_log(
 
     for mut receiver in receivers {
         signal(&receiver, Signal::SIGINT);
+        receiver.wait_for("Client terminated ...\n").unwrap();
         assert_eq!(receiver.wait_for_end().unwrap().code(), Some(0));
         let printed = receiver.printed();
         let lines: Vec<_> = printed.lines().map(without_time).collect();

@@ -59,14 +59,24 @@ pub fn membership(stage: &mut Stage) -> Result<Verdict> {
 /// The same number from both: the kernel's table, and ip(8) where it is installed.
 fn print_membership(stage: &mut Stage, group: &OwnGroup) -> Result<()> {
     let ip = group.ip().to_string();
-    let users = users(group.ip())?.map_or("not joined".into(), |users| format!("joined by {users}"));
-    stage.say("kernel", format_args!("/proc/net/igmp: lo, {ip}: {users}"));
-    let shown = Command::new("ip").args(["-4", "maddr", "show", "dev", "lo"]).output();
-    if let Some(shown) = shown.ok().filter(|shown| shown.status.success()) {
-        let text = String::from_utf8_lossy(&shown.stdout).into_owned();
-        let line = text.lines().map(str::trim).find(|line| line.split(' ').any(|word| word == ip));
-        let line = line.map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "));
-        stage.say("ip maddr", line.unwrap_or("the group is not in the list".into()));
+    let users = users(group.ip())?;
+    let text = users.map_or("not joined".into(), |users| format!("joined by {users}"));
+    stage.say("kernel", format_args!("/proc/net/igmp: lo, {ip}: {text}"));
+    let Some(mut line) = ip_maddr(&ip) else { return Ok(()) };
+    for _ in 0..2 {
+        if line.is_empty() && users.is_some() {
+            line = ip_maddr(&ip).unwrap_or_default(); // as in `users`: a line may be missed
+        }
     }
+    stage.say("ip maddr", if line.is_empty() { "the group is not in the list" } else { &line });
     Ok(())
+}
+
+/// The line of a group in what ip(8) shows of lo, empty if there is none; `None` where it is not installed.
+fn ip_maddr(group: &str) -> Option<String> {
+    let shown = Command::new("ip").args(["-4", "maddr", "show", "dev", "lo"]).output().ok()?;
+    let text = String::from_utf8_lossy(&shown.stdout).into_owned();
+    let mut lines = text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let line = lines.find(|words| words.contains(&group)).unwrap_or_default();
+    shown.status.success().then(|| line.join(" "))
 }
