@@ -130,23 +130,12 @@ pub fn assert_sheet_quotes_a_run(lab: &str, demo: &Demo) {
     assert!(quoted >= 5, "the sheet of {lab} quotes only {quoted} lines of output");
 }
 
-<<<<<<< HEAD
-/// Ports, descriptors, process ids and times differ from run to run; a busy machine adds a stamp such as `+0.12s`.
-fn without_digits(line: &str) -> String {
-    let line = match line.trim_end().rsplit_once("  +") {
-        Some((before, stamp)) if stamp.ends_with('s') && stamp.starts_with(|c: char| c.is_ascii_digit()) => before,
-        _ => line.trim_end(),
-    };
-    let mut plain = String::new();
-    for character in line.chars() {
-=======
 /// Ports, descriptors, process ids and times differ from run to run; and on a busy machine any line may carry a stamp.
 fn without_digits(line: &str) -> String {
     let is_stamp = |word: &str| word.strip_suffix('s').is_some_and(|seconds| seconds.parse::<f64>().is_ok());
     let text = line.rsplit_once("  +").filter(|(_, word)| is_stamp(word)).map_or(line, |(text, _)| text);
     let mut plain = String::new();
     for character in text.trim_end().chars() {
->>>>>>> 3be2177e526e8a321477a560c2e3bd0bc25594cb
         let shown = if character.is_ascii_digit() { '#' } else { character };
         if !(shown == '#' && plain.ends_with('#')) {
             plain.push(shown);

@@ -168,16 +168,7 @@ pub fn copy_program(binary: &str, folder: &TempDir) -> PathBuf {
 /// # Panics
 /// The binary cannot be copied to where nobody may run it.
 pub fn as_ordinary_account(binary: &str, folder: &TempDir) -> Command {
-<<<<<<< HEAD
     let mut command = Command::new(copy_program(binary, folder));
-=======
-    let copy = folder.path().join(Path::new(binary).file_name().unwrap());
-    // By cp, not by us: a program that another thread starts meanwhile would inherit our descriptor for writing, and as
-    // long as it has it execve says ETXTBSY.
-    let copied = run(Command::new("cp").arg(binary).arg(&copy));
-    assert_eq!(copied.code(), 0, "{copied:?}");
-    let mut command = Command::new(copy);
->>>>>>> b974bd2cda85007fa22cdbcfd5fb65d626a874c6
     if nix::unistd::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY); // std drops the supplementary groups with them
     }
