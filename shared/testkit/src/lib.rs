@@ -139,7 +139,10 @@ impl Drop for TempDir {
 /// The binary cannot be copied to where nobody may run it.
 pub fn as_ordinary_account(binary: &str, folder: &TempDir) -> Command {
     let copy = folder.path().join(Path::new(binary).file_name().unwrap());
-    fs::copy(binary, &copy).unwrap();
+    // By a program of its own: were the file open for writing here, a child that another test starts at this moment would
+    // hold it open until its exec, and to run it would fail with ETXTBSY.
+    let copied = run(Command::new("cp").arg(binary).arg(&copy));
+    assert_eq!(copied.code(), 0, "{copied:?}");
     let mut command = Command::new(copy);
     if nix::unistd::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY); // std drops the supplementary groups with them
