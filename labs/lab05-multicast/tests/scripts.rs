@@ -52,12 +52,13 @@ fn each_source(mut look: impl FnMut(&[&str], &str)) {
     }
 }
 
-/// Two receivers in a group of their own, on a port that the kernel gives nobody else.
+/// Two receivers in a group of their own, on a port that the kernel gives nobody else. The group's address has a 6 in it,
+/// which must not be taken for that of tcp6 and udp6.
 fn two_members() -> (UdpSocket, String, u16, [Role; 2]) {
     let port_sock = UdpSocket::bind("127.0.0.2:0").unwrap();
     let port = port_sock.local_addr().unwrap().port();
     let [high, low] = port.to_be_bytes();
-    let group = format!("239.253.{high}.{low}");
+    let group = format!("239.236.{high}.{low}");
     let member = || {
         let mut member = Role::spawn(Command::new(LAB).args(["receive", &format!("{group}:{port}")])).unwrap();
         member.wait_for("Joined").unwrap();
