@@ -64,7 +64,7 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("half-close", "CONFIRMED"),
         ("shut-rd", "CORRECTED"),
         ("unread-input", "CORRECTED"),
-        ("sigpipe", "ANSWERED"),
+        ("send-after", "ANSWERED"),
         ("first-send", "CORRECTED"),
         ("copies", "ANSWERED"),
         ("linger-0", "ANSWERED"),
@@ -354,7 +354,7 @@ fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
 #[test]
 fn the_verdicts_hold_whatever_sigpipe_is_when_the_demo_starts() {
     for action in ["trap '' PIPE", "trap - PIPE"] {
-        let play = format!("{action}; exec \"$0\" demo sigpipe");
+        let play = format!("{action}; exec \"$0\" demo send-after");
         let played = run(Command::new("bash").args(["-c", &play, LAB]).stdin(Stdio::null()));
         assert_eq!(played.code(), 0, "{action}: {}", played.stdout);
     }

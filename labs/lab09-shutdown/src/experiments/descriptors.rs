@@ -24,7 +24,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, connected_pair};
 
-pub fn sigpipe(stage: &mut Stage) -> Result<Verdict> {
+pub fn send_after(stage: &mut Stage) -> Result<Verdict> {
     let (client_sock, conn_sock) = connected_pair()?;
     let client_fd = client_sock.as_raw_fd();
     let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
@@ -36,7 +36,6 @@ pub fn sigpipe(stage: &mut Stage) -> Result<Verdict> {
     let refused = send(client_fd, b"more", MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, \"more\", 4) = {}", returned(&refused)));
     ensure!(refused == Err(Errno::EPIPE), "send returned {refused:?} after SHUT_WR");
-    stage.say("", "This is a Rust program: its runtime has set one signal to be ignored.");
 
     let question = stage.ask(
         "echo, a C program, writes into the same socket: its standard output. How does it end?",
@@ -56,7 +55,7 @@ pub fn sigpipe(stage: &mut Stage) -> Result<Verdict> {
     let ended = into_socket(&client_sock, Command::new("sh").args(["-c", ignoring]))?;
     stage.say("sh -c", format_args!("\"{ignoring}\": {ended}"));
     ensure!(ended.code().is_some_and(|code| code != 0), "with SIGPIPE ignored it ended with {ended}");
-    stage.verdict(question, observed, "EPIPE only for those who ignore SIGPIPE; the others are killed")
+    stage.verdict(question, observed, "SIGPIPE; who ignores it, as Rust does, gets EPIPE")
 }
 
 /// Runs a program whose standard output is a copy of this socket. std gives it the default action for SIGPIPE.

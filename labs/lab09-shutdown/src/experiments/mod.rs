@@ -45,12 +45,12 @@ pub const LESSON: Lesson = Lesson {
             play: lost::unread_input,
         },
         Experiment {
-            id: "sigpipe",
+            id: "send-after",
             starred: false,
             claim: "After shutdown(SHUT_WR) sending is not allowed any more.",
             source: "notes ch.2, TCP socket shutdown routines; the question is ours",
             needs: &[],
-            play: descriptors::sigpipe,
+            play: descriptors::send_after,
         },
         Experiment {
             id: "first-send",
