@@ -13,6 +13,7 @@
 
 mod experiments;
 mod fate;
+mod input;
 mod message;
 mod numbered;
 mod receive;
@@ -116,7 +117,7 @@ struct SendArgs {
     /// Put number and total length at the start of each block
     #[arg(long)]
     numbered: bool,
-    /// Send the whole message so many times: with --numbered a later copy fills the holes
+    /// Send the whole message so many times, half a second apart: with --numbered a later copy fills the holes
     #[arg(long, default_value_t = 1, value_name = "N")]
     copies: u32,
     /// Wait so long after each block

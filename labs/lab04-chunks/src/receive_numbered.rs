@@ -90,8 +90,10 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
             }
         }
     }
-    fold.settle(&mut screen);
-    table.tell(&mut screen);
+    if !fold.is_settled() || args.pause {
+        fold.settle(&mut screen);
+        table.tell(&mut screen); // otherwise the silence has said it
+    }
     tell_drops(&sock, &mut screen);
     drop(sock); // close(2)
     Ok(())

@@ -1,32 +1,28 @@
 //! Terminal 2: cuts the message into blocks and sends each in a datagram of its own.
 
 use std::{
-    fs::OpenOptions,
-    io::stdin,
     net::SocketAddr,
-    os::{
-        fd::{AsFd, AsRawFd, BorrowedFd},
-        unix::fs::OpenOptionsExt,
-    },
+    os::fd::{AsFd, AsRawFd},
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
-    libc::O_NONBLOCK,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags, poll},
     sys::socket::{MsgFlags, SockaddrStorage, sendto},
-    unistd::read,
 };
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    SendArgs,
-    message::{BLOCK_LEN, LENGTH_LIMIT, TERMINATOR, lecture_message, shown},
+    SendArgs, input,
+    message::{BLOCK_LEN, TERMINATOR, shown},
     numbered::{self, HEADER_LEN},
 };
+
+/// Between two copies: time for the receiver to name what is missing.
+const COPY_GAP_MS: u16 = 500;
 
 /// Sends the message, or stops at Ctrl-C.
 pub fn run(args: &SendArgs) -> Result<()> {
@@ -34,7 +30,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
     let addr = SocketAddr::new(args.bind, args.port);
-    let Some(mut message) = message(args, &stop)? else {
+    let Some(mut message) = input::message(args.file.as_deref(), &stop)? else {
         return Ok(()); // Ctrl-C
     };
     if !args.numbered && !message.ends_with(&[TERMINATOR]) {
@@ -56,7 +52,10 @@ pub fn run(args: &SendArgs) -> Result<()> {
         false => (message.chunks(BLOCK_LEN).map(<[u8]>::to_vec).collect(), 0),
         true => (numbered::cut(&message, number), HEADER_LEN),
     };
-    for _ in 0..args.copies {
+    for copy in 0..args.copies {
+        if copy > 0 {
+            let _ = poll(&mut [PollFd::new(stop.as_fd(), PollFlags::POLLIN)], COPY_GAP_MS);
+        }
         let mut sent = 0;
         for (at, block) in blocks.iter().enumerate() {
             pause.before(&mut screen, format_args!("sendto({fd}, {}, {})", block.len(), args.to));
@@ -87,37 +86,4 @@ pub fn run(args: &SendArgs) -> Result<()> {
     screen.line(format_args!("Payload length {} bytes: [{}]", message.len(), shown(&message)));
     drop(sock); // close(2)
     Ok(())
-}
-
-/// The lecture's message, or what the file or standard input holds; `None` after Ctrl-C.
-fn message(args: &SendArgs, stop: &Stop) -> Result<Option<Vec<u8>>> {
-    let Some(path) = &args.file else { return Ok(Some(lecture_message())) };
-    if path.as_os_str() == "-" {
-        return read_all(stdin().as_fd(), "standard input", stop);
-    }
-    let name = path.display().to_string();
-    // O_NONBLOCK: a named pipe without a writer is waited for below, where Ctrl-C is heard.
-    let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).at("open", &name)?;
-    read_all(file.as_fd(), &name, stop)
-}
-
-fn read_all(file: BorrowedFd, name: &str, stop: &Stop) -> Result<Option<Vec<u8>>> {
-    let mut message = Vec::new();
-    let mut buffer = vec![0; 64 * 1024];
-    loop {
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(file, PollFlags::POLLIN)];
-        match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => continue,
-            result => result.at("poll", name)?,
-        };
-        if stop.requested() {
-            return Ok(None);
-        }
-        match read(file, &mut buffer) {
-            Err(Errno::EINTR | Errno::EAGAIN) => continue,
-            Ok(0) => return Ok(Some(message)),
-            result => message.extend(&buffer[..result.at("read", name)?]),
-        }
-        ensure!(message.len() < LENGTH_LIMIT, "{name}: longer than {} bytes", LENGTH_LIMIT - 1);
-    }
 }
