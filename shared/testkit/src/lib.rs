@@ -158,7 +158,9 @@ pub fn path_with(folder: &TempDir, extra: &[&str]) -> String {
 /// The binary cannot be copied to where nobody may run it.
 pub fn as_ordinary_account(binary: &str, folder: &TempDir) -> Command {
     let copy = folder.path().join(Path::new(binary).file_name().unwrap());
-    fs::copy(binary, &copy).unwrap();
+    // By another process: a child that is forked meanwhile would inherit the open file, and then it cannot be run
+    // (ETXTBSY).
+    assert!(Command::new("cp").arg(binary).arg(&copy).status().unwrap().success(), "cp {binary}");
     let mut command = Command::new(copy);
     if nix::unistd::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY); // std drops the supplementary groups with them
