@@ -3,6 +3,7 @@
 
 use std::{
     fs,
+    io::Write,
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt,
     process::Command,
@@ -56,6 +57,14 @@ fn in_use(addr: SocketAddr) -> (i32, String) {
         "lab02: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
     );
     (1, error)
+}
+
+/// True, and says so, where the tests run as an ordinary account: nothing that could be installed would change that.
+fn only_for_root() -> bool {
+    if !geteuid().is_root() {
+        let _ = writeln!(std::io::stderr(), "SKIP: needs two accounts: run the tests as root");
+    }
+    !geteuid().is_root()
 }
 
 /// The kernel's row of a UDP socket.
@@ -133,8 +142,8 @@ fn a_bound_udp_socket_is_in_every_table_and_a_bound_tcp_socket_in_no_state_of_tc
     let (tcp, tcp_addr) = hold_at(&free_again(24_000), &["--tcp"]);
     // From iproute2 6.8 and Linux 6.8 on `ss -a` also asks for sockets that are bound and nothing more.
     let new_ss = have("ss") && run(Command::new("ss").arg("--help")).stdout.contains("--bound-inactive");
-    for (tool, args) in [("ss", "-tuan"), ("netstat", "-tuan"), ("lsof", "-nPi")] {
-        if skip_without(!have(tool), tool, "apt-get install iproute2 net-tools lsof") {
+    for (tool, args) in [("ss", "-tuan"), ("netstat", "-tuan")] {
+        if skip_without(!have(tool), tool, "apt-get install iproute2 net-tools") {
             continue;
         }
         let shown = run(Command::new(tool).arg(args));
@@ -178,7 +187,7 @@ fn an_option_shares_the_address_only_if_both_have_set_it() {
 
 #[test]
 fn reuse_port_is_not_shared_with_another_account() {
-    if skip_without(!geteuid().is_root(), "two accounts", "run the tests as root") {
+    if only_for_root() {
         return;
     }
     let folder = TempDir::new();
@@ -377,7 +386,7 @@ fn a_privileged_port_is_refused_to_an_ordinary_account_and_root_may_have_it() {
         );
         assert_eq!(stderr, expected);
     }
-    if skip_without(!geteuid().is_root(), "root", "run the tests as root") {
+    if only_for_root() {
         return;
     }
     let start: u16 = start.trim().parse().unwrap();
