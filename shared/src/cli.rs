@@ -29,7 +29,7 @@ pub struct DemoArgs {
 /// Runs a lab's `body` and turns its error into a message with a hint; `lab` is its package name.
 pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     end_with_parent().and_then(|()| body()).unwrap_or_else(|error| {
-        tell(format_args!("{}: {error:#}\n", short(lab)));
+        tell(format_args!("{}: {error:#}\n", &lab[.."labNN".len()]));
         if let Some(hint) = error.downcast_ref::<CallError>().and_then(|error| error.hint(lab)) {
             tell(format_args!("  hint: {hint}\n"));
         }
@@ -39,12 +39,8 @@ pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
 
 /// Says what is wrong with the command line; exit status 2, as clap's own.
 pub(crate) fn usage(lab: &str, problem: &str) -> ExitCode {
-    tell(format_args!("{}: {problem}\n  hint: {lab} demo --help\n", short(lab)));
+    tell(format_args!("{}: {problem}\n  hint: {lab} demo --help\n", &lab[.."labNN".len()]));
     ExitCode::from(2)
-}
-
-fn short(lab: &str) -> &str {
-    lab.split('-').next().unwrap_or(lab)
 }
 
 /// Writes to standard error; nobody is left to tell if that is closed too.

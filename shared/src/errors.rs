@@ -38,13 +38,11 @@ impl std::error::Error for CallError {}
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.call)?;
-        if !self.address.is_empty() {
-            write!(f, " {}", self.address)?;
-        }
+        let gap = if self.address.is_empty() { "" } else { " " };
+        write!(f, "{}{gap}{}: ", self.call, self.address)?;
         match self.errno {
-            Some(errno) => write!(f, ": {errno:?} ({}) {}", errno as i32, errno.desc()),
-            None => write!(f, ": {}", self.text),
+            Some(errno) => write!(f, "{errno:?} ({}) {}", errno as i32, text(errno)),
+            None => f.write_str(&self.text),
         }
     }
 }
@@ -55,12 +53,10 @@ impl CallError {
         let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, ""));
         Some(match (self.call, self.errno) {
             (_, Some(Errno::EADDRINUSE)) => format!("see who owns the port: scripts/states.sh {port}"),
-            ("bind", Some(Errno::EACCES)) => {
-                "ports below this one need root: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into()
-            }
+            ("bind", Some(Errno::EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
             (_, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => "see the addresses of this machine: ip addr".into(),
             ("connect", Some(Errno::ECONNREFUSED)) => {
-                format!("nobody listens there; start the server first: cargo run -p {lab} -- server {port}")
+                format!("start it first: cargo run -p {lab} -- server {port}")
             }
             ("connect", Some(Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH)) => {
                 format!("see the way there: ip route get {}", host.trim_matches(['[', ']']))
@@ -95,8 +91,14 @@ pub fn returned<T: fmt::Debug, E: Numbered + fmt::Display>(result: &Result<T, E>
     match result {
         Ok(value) => format!("{value:?}").replace("()", "0"),
         Err(error) => match error.errno() {
-            Some(errno) => format!("-1 {errno:?} ({})", errno.desc()),
+            Some(errno) => format!("-1 {errno:?} ({})", text(errno)),
             None => format!("-1 {error}"),
         },
     }
+}
+
+/// The C library's words for it, as strace and perror have them; nix has its own for some.
+fn text(errno: Errno) -> String {
+    let text = io::Error::from(errno).to_string();
+    text.split(" (os error").next().unwrap_or_default().into()
 }

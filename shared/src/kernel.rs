@@ -161,7 +161,7 @@ pub fn wait_for_state(pair: Pair, state: Option<State>, limit: Duration) -> Resu
 /// `struct nlmsghdr` and `struct inet_diag_msg`, in bytes.
 const NLMSG_HEADER: usize = 16;
 const INET_DIAG_MSG: usize = 72;
-/// A bit for each state from 1 to 12, as `ss -a` asks. Bit 13 would list sockets that are bound and nothing more.
+/// A bit for each state from 1 to 12. Bit 13, since Linux 6.8, lists sockets that are bound and nothing more: `ss -B`.
 const STATES_OF_SS: u32 = 0x1ffe;
 /// Not in libc: include/uapi/linux/sock_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

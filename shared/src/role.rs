@@ -192,7 +192,12 @@ impl Role {
     /// # Errors
     /// [`NotSeen`] if it goes on.
     pub fn wait_for_end(&mut self) -> Result<ExitStatus> {
-        wait_until("the program's end", ANSWER_LIMIT, || Ok(self.child.try_wait()?))
+        let status = wait_until("the program's end", ANSWER_LIMIT, || Ok(self.child.try_wait()?))?;
+        // Its last words may still be on their way, though not for ever: a grandchild may hold the pipe open.
+        while let Ok(chunk) = self.output.recv_timeout(Duration::from_millis(500)) {
+            self.printed.extend(chunk);
+        }
+        Ok(status)
     }
 }
 

@@ -340,7 +340,7 @@ fn hang(lead: &str, text: &str) -> String {
     let (mut lines, mut column) = (lead.to_string(), indent);
     for word in text.split(' ') {
         if column > indent && column + 1 + word.len() > WIDTH {
-            lines += &format!("\n{:indent$}", "");
+            lines = format!("{}\n{:indent$}", lines.trim_end(), "");
             column = indent;
         }
         let gap = if column > indent { " " } else { "" };

@@ -382,7 +382,7 @@ fn a_privileged_port_is_refused_to_an_ordinary_account_and_root_may_have_it() {
         let (code, stderr) = refused(as_ordinary_account(LAB, &folder).args(["hold", addr, option]));
         assert_eq!(code, 1);
         let expected = format!(
-            "lab02: bind {addr}: EACCES (13) Permission denied\n  hint: ports below this one need root: cat /proc/sys/net/ipv4/ip_unprivileged_port_start\n"
+            "lab02: bind {addr}: EACCES (13) Permission denied\n  hint: see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start\n"
         );
         assert_eq!(stderr, expected);
     }

@@ -434,7 +434,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     assert_eq!(failed(&["server", &port]), (Some(1), expected));
     drop(taken);
     let expected = format!(
-        "lab07: connect 127.0.0.1:{port}: ECONNREFUSED (111) Connection refused\n  hint: nobody listens there; start the server first: cargo run -p lab07-multiclient -- server {port}\n"
+        "lab07: connect 127.0.0.1:{port}: ECONNREFUSED (111) Connection refused\n  hint: start it first: cargo run -p lab07-multiclient -- server {port}\n"
     );
     assert_eq!(failed(&["client", &port]), (Some(1), expected));
     let (code, stderr) = failed(&["server", "--bind", "192.0.2.1"]);

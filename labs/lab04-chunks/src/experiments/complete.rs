@@ -182,7 +182,8 @@ pub fn whole(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some(Got::Whole { calls: 83 }), kit: Got::Whole { calls: 83 } },
     )?;
     send_blocks(stage, "sender", &send_sock, recv_addr, &blocks)?;
-    let waiting = udp_sockets(recv_addr.port())?.first().map_or(0, |row| row.recv_queue);
+    let waiting =
+        udp_sockets(recv_addr.port())?.iter().find(|row| row.pair.local == recv_addr).map_or(0, |row| row.recv_queue);
     let room = recv_sock.recv_buffer_size().at("getsockopt", "")?;
     stage.say("kernel", format_args!("the waiting datagrams take {waiting} bytes of memory, of {room}"));
 

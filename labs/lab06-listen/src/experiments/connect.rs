@@ -9,7 +9,7 @@ use nix::{
 };
 use shared::{
     At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_sockets, wait_for_state},
+    kernel::{Pair, Row, State, tcp_sockets, wait_for_state},
     returned,
 };
 
@@ -131,8 +131,9 @@ pub fn new_socket(stage: &mut Stage) -> Result<Verdict> {
     let (client_end, server_end) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
     stage.client(format_args!("{} > {}", client_end.local, client_end.peer));
     stage.server(format_args!("{} > {}", server_end.local, server_end.peer));
-    let with_port = tcp_sockets(server_addr.port())?.len();
-    stage.say("kernel", format_args!("{with_port} sockets have the local port {}", server_addr.port()));
+    let open = |row: &Row| row.pair.local == server_addr && matches!(row.state, State::Listen | State::Established);
+    let with_port = tcp_sockets(server_addr.port())?.iter().filter(|row| open(row)).count();
+    stage.say("kernel", format_args!("{with_port} sockets have the local address {server_addr}"));
     ensure!(server_end == client_end.other_end(), "the two ends name different addresses");
     ensure!(peer_addr == client_end.local, "accept names {peer_addr} as the client");
     let observed = if server_end.local.port() == server_addr.port() { Port::Listeners } else { Port::Another };

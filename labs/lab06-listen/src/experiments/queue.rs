@@ -1,6 +1,6 @@
 //! The accept queue: how many it takes, what the next one hears, and what becomes of those who wait.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::{net::SocketAddr, os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use nix::{
@@ -55,9 +55,10 @@ pub fn backlog(stage: &mut Stage) -> Result<Verdict> {
             }
             *admitted += 1;
         }
-        let queue = listener(server_addr.port())?;
+        let queue = listener(server_addr)?;
         let last = clients.last().context("nobody connected")?;
-        let last_state = tcp_sockets(super::local_addr(last)?.port())?.first().map(|row| row.state);
+        let last_end = Pair { local: super::local_addr(last)?, peer: server_addr };
+        let last_state = tcp_socket(last_end)?.map(|row| row.state);
         stage.say(
             "kernel",
             format_args!(
@@ -86,7 +87,7 @@ pub fn full_queue(stage: &mut Stage) -> Result<Verdict> {
     let first_sock = client_socket()?;
     first_sock.connect(&server_addr.into()).at("connect", server_addr)?;
     stage.say("first", format_args!("connect({}, {server_addr}) = 0", first_sock.as_raw_fd()));
-    let queue = listener(server_addr.port())?;
+    let queue = listener(server_addr)?;
     stage.say("kernel", format_args!("accept queue {}, limit {}: full", queue.recv_queue, queue.send_queue));
 
     stage.look(format_args!("ss -tano 'sport = :{0} or dport = :{0}'", server_addr.port()));
@@ -111,7 +112,7 @@ pub fn full_queue(stage: &mut Stage) -> Result<Verdict> {
         ensure!(error.is_some(), "it was let into a queue that is full");
         Next::Denied
     } else {
-        let row = tcp_sockets(super::local_addr(&second_sock)?.port())?.into_iter().next();
+        let row = tcp_socket(Pair { local: super::local_addr(&second_sock)?, peer: server_addr })?;
         let row = row.context("the second client is in no table")?;
         let next_syn = row.timer.unwrap_or_default().as_millis();
         stage.say("kernel", format_args!("second {}, sends its SYN again in {next_syn} ms", row.state));
@@ -143,7 +144,7 @@ pub fn close_listener(stage: &mut Stage) -> Result<Verdict> {
         client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
         stage.client(format_args!("connect({}, {server_addr}) = 0", client_sock.as_raw_fd()));
     }
-    let queue = listener(server_addr.port())?;
+    let queue = listener(server_addr)?;
     stage.say("kernel", format_args!("accept queue {}, limit {}", queue.recv_queue, queue.send_queue));
     let pairs = [Pair::of(&waiting[0])?, Pair::of(&waiting[1])?, Pair::of(&waiting[2])?];
 
@@ -168,8 +169,9 @@ pub fn close_listener(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(question, heard, "nobody can accept them any more: each is reset")
 }
 
-/// The listening socket on this port: its accept queue and the limit of it.
-fn listener(port: u16) -> Result<Row> {
-    let rows = tcp_sockets(port)?;
-    rows.into_iter().find(|row| row.state == State::Listen).context("no listener in the kernel's table")
+/// The listening socket with this address: its accept queue and the limit of it.
+fn listener(server_addr: SocketAddr) -> Result<Row> {
+    let mut rows = tcp_sockets(server_addr.port())?.into_iter();
+    let listens = |row: &Row| row.state == State::Listen && row.pair.local == server_addr;
+    rows.find(listens).context("no listener in the kernel's table")
 }
