@@ -8,7 +8,7 @@
 //!
 //! Compare with lab04-chunks (the same big message in datagrams) and lab06-listen (the calls before the first send).
 //! Source: notes ch.2, "TCP packet/header" to "Ensuring Packet Arrival Order".
-//! Read: send(2), recv(2), tcp(7), RFC 9293 3.1 (header), 3.8.4 (acknowledgements), 3.8.6 (window).
+//! Read: send(2), recv(2), tcp(7), RFC 793 2.6 (what an acknowledgement says), RFC 9293 3.1 (the header).
 
 mod bulk;
 mod capture;
