@@ -1,7 +1,7 @@
 //! How much goes through one connection over lo, and what the block size has to do with it.
 //!
 //! `cargo bench -p lab08-stream` runs the lab's own two bulk programs, and one iperf3 stream beside them if iperf3 is
-//! installed. About 25 s. No test asserts these numbers: they are this machine's, at this moment.
+//! installed. About 35 s. No test asserts these numbers: they are this machine's, at this moment.
 
 use std::{
     env,
@@ -19,8 +19,8 @@ const LAB: &str = env!("CARGO_BIN_EXE_lab08-stream");
 const BLOCK: usize = 128 * 1024;
 const BLOCKS: [usize; 7] = [64, 1024, 4096, 16 * 1024, 64 * 1024, BLOCK, 1024 * 1024];
 const SECONDS: usize = 2;
-/// Of each kind, one after the other; an odd number has a middle.
-const ROUNDS: usize = 3;
+/// Of each kind, in turns: what else the machine does disturbs both. An odd number has a middle.
+const ROUNDS: usize = 5;
 const LIMIT: Duration = Duration::from_secs(30);
 
 fn main() -> Result<()> {
@@ -35,8 +35,8 @@ fn main() -> Result<()> {
             let (ours, theirs) = (ours[round - 1] / 1e6, theirs[round - 1] / 1e6);
             screen.line(format_args!("  round {round}    ours {ours:6.0} MB/s    iperf3 {theirs:6.0} MB/s"));
         }
-        let ratio = middle(&mut ours) / middle(&mut theirs);
-        screen.line(format_args!("  middle     ours / iperf3 = {ratio:.2}  (aim: 0.90 or more)"));
+        let (middle, best) = (middle(&mut ours) / middle(&mut theirs), best(&ours) / best(&theirs));
+        screen.line(format_args!("  ours / iperf3  middle {middle:.2}, best {best:.2}  (aim: 0.90 or more)"));
     } else {
         screen.line("  no comparison: iperf3 is not installed (apt-get install iperf3)");
         screen.line(format_args!("  ours {:6.0} MB/s", bulk(BLOCK, SECONDS)?.0 / 1e6));
@@ -82,6 +82,10 @@ fn iperf3(block: usize, seconds: usize) -> Result<f64> {
 fn middle(rates: &mut [f64]) -> f64 {
     rates.sort_by(f64::total_cmp);
     rates[rates.len() / 2]
+}
+
+fn best(rates: &[f64]) -> f64 {
+    rates.iter().copied().fold(0.0, f64::max)
 }
 
 fn have(program: &str) -> bool {

@@ -186,7 +186,8 @@ pub fn half_read(stage: &mut Stage) -> Result<Verdict> {
     stage.say("kernel", format_args!("client's Send-Q {send_queue}, so {} acknowledged", sent - send_queue));
     drop(conn_sock); // close(2) with bytes unread: the kernel sends a reset
     stage.server(format_args!("close({conn_fd}) = 0"));
-    let mut fds = [PollFd::new(client_sock.as_fd(), PollFlags::empty())]; // POLLERR and POLLHUP come unasked
+    // The reset, or the end of the stream where all was read: both make the socket readable.
+    let mut fds = [PollFd::new(client_sock.as_fd(), PollFlags::POLLIN)];
     ensure!(poll(&mut fds, PollTimeout::try_from(LIMIT)?).at("poll", "")? > 0, "the client's socket heard nothing");
     let next = [(); 2].map(|()| {
         let next = send(client_fd, b"and on", MsgFlags::empty());
