@@ -81,7 +81,7 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     client_sock.set_nonblocking(true).at("ioctl", pair.local)?;
     // More than both ends' kernels may keep for one connection.
     let offered = largest("tcp_wmem")? + largest("tcp_rmem")? + (1 << 20);
-    let message = vec![b'x'; offered];
+    let message = vec![0; offered];
 
     stage.look(format_args!("ss -tn 'sport = :{0} or dport = :{0}'", pair.peer.port()));
     let question = stage.ask(
