@@ -10,6 +10,7 @@
 //! Source: notes ch.2, "TCP packet/header" to "Ensuring Packet Arrival Order".
 //! Read: send(2), recv(2), tcp(7), RFC 793 2.6 (what an acknowledgement says), RFC 9293 3.1 (the header).
 
+mod blocks;
 mod bulk;
 mod capture;
 mod experiments;

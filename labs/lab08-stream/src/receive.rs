@@ -6,7 +6,7 @@ use std::{
     os::fd::{AsFd, AsRawFd, BorrowedFd},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -15,7 +15,7 @@ use nix::{
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
-use crate::{ReceiveArgs, text::shown};
+use crate::{ReceiveArgs, blocks::Blocks, text::shown};
 
 /// The lecture's: "0 means no queue". It means a queue of one, see lab06-listen.
 const BACKLOG: i32 = 0;
@@ -85,68 +85,46 @@ fn message(
 ) -> Result<Vec<u8>> {
     let fd = conn_sock.as_raw_fd();
     let mut buffer = vec![0; args.buffer as usize];
-    let (mut message, mut blocks) = (Vec::new(), Blocks { bytes: 0, times: 0, peer_addr });
-    loop {
+    let (mut message, mut blocks) = (Vec::new(), Blocks::from(peer_addr));
+    let end: Result<&str> = loop {
         pause.before(screen, format_args!("recv({fd}, {})", buffer.len()));
-        let timeout = if blocks.times > 0 { SHOW_AFTER_MS.into() } else { PollTimeout::NONE };
+        let timeout = if blocks.some_wait() { SHOW_AFTER_MS.into() } else { PollTimeout::NONE };
         let mut ready = readable(conn_sock.as_fd(), stop, timeout)?;
         if ready == Some(false) {
-            blocks.show(screen);
+            show(screen, blocks.take());
             ready = readable(conn_sock.as_fd(), stop, PollTimeout::NONE)?;
         }
         if ready.is_none() {
-            blocks.show(screen);
-            screen.line("Interrupted");
-            return Ok(message);
+            break Ok("Interrupted");
         }
-        match recv(fd, &mut buffer, MsgFlags::empty()) {
-            Err(Errno::EINTR) => {}
-            Ok(0) => {
-                blocks.show(screen);
-                let why = if args.until_end { "" } else { ", and no terminator: the message may be cut" };
-                screen.line(format_args!("End of stream{why}"));
-                return Ok(message);
-            }
-            received => {
-                let bytes_read = received.inspect_err(|_| blocks.show(screen)).at("recv", peer_addr)?;
-                blocks.add(bytes_read, screen);
-                message.extend(&buffer[..bytes_read]);
-                if message.len() > MESSAGE_LIMIT {
-                    blocks.show(screen);
-                    bail!("more than {MESSAGE_LIMIT} bytes: this program keeps no more");
-                }
-                if args.once || (!args.until_end && message.ends_with(TERMINATOR)) {
-                    blocks.show(screen);
-                    return Ok(message);
-                }
-            }
-        }
-    }
-}
 
-/// Blocks of equal length, shown in one line.
-struct Blocks {
-    bytes: usize,
-    times: usize,
-    peer_addr: SocketAddr,
-}
-
-impl Blocks {
-    fn add(&mut self, bytes: usize, screen: &mut Screen) {
-        if bytes != self.bytes {
-            self.show(screen);
-        }
-        self.bytes = bytes;
-        self.times += 1;
-    }
-
-    fn show(&mut self, screen: &mut Screen) {
-        let times = match std::mem::take(&mut self.times) {
-            0 => return,
-            1 => String::new(),
-            times => format!(" x{times}"),
+        let bytes_read = match recv(fd, &mut buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => continue,
+            Ok(0) if args.until_end => break Ok("End of stream"),
+            Ok(0) => break Ok("End of stream, and no terminator: the message may be cut"),
+            received => match received.at("recv", peer_addr) {
+                Ok(bytes_read) => bytes_read,
+                Err(error) => break Err(error.into()), // ECONNRESET: the sender's end is gone, and what was under way
+            },
         };
-        screen.line(format_args!("Received block of {} from {}{times}", self.bytes, self.peer_addr));
+        show(screen, blocks.add(bytes_read));
+        message.extend(&buffer[..bytes_read]);
+        if message.len() > MESSAGE_LIMIT {
+            break Err(anyhow!("recv: more than {MESSAGE_LIMIT} bytes without an end: this program keeps no more"));
+        }
+        if args.once || (!args.until_end && message.ends_with(TERMINATOR)) {
+            break Ok("");
+        }
+    };
+    show(screen, blocks.take());
+    show(screen, Some(end?.to_string()).filter(|line| !line.is_empty()));
+    Ok(message)
+}
+
+/// Shows a line, if there is one.
+fn show(screen: &mut Screen, line: Option<String>) {
+    if let Some(line) = line {
+        screen.line(line);
     }
 }
 

@@ -198,6 +198,18 @@ fn a_reset_is_an_error_and_what_came_before_it_is_shown() {
 }
 
 #[test]
+fn a_message_without_end_is_given_up_at_64_mib() {
+    let (mut receiver, addr) = receiver(&["--buffer", "1048576"]);
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_write_timeout(Some(LIMIT)).unwrap();
+    let block = vec![b'x'; 1 << 20];
+    let end = (0..1000).find_map(|_| stream.write_all(&block).err());
+    assert!(end.is_some(), "it took 1000 MiB");
+    assert_eq!(receiver.wait_for_end().unwrap().code(), Some(1));
+    assert!(bytes_in_blocks(&receiver.printed()) <= (65 << 20));
+}
+
+#[test]
 fn a_sender_whose_peer_reads_a_part_and_resets_learns_no_number() {
     let (listener, addr) = listener();
     let sending = std::thread::spawn(move || {
