@@ -202,9 +202,9 @@ from_ss() {
 
 bracket() { # HOST:PORT PROTOCOL -> `addr`, IPv6 in brackets as ss writes it
     local host=${1%:*}
-    case $2$host in
-    *6*:*) addr="[$host]:${1##*:}" ;;
-    *6*) addr="[::ffff:$host]:${1##*:}" ;;
+    case $2:$host in
+    *6:*:*) addr="[$host]:${1##*:}" ;;
+    *6:*) addr="[::ffff:$host]:${1##*:}" ;;
     *) addr=$1 ;;
     esac
 }

@@ -58,7 +58,7 @@ impl CallError {
             ("bind", Some(Errno::EACCES)) => {
                 "ports below this one need root: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into()
             }
-            (_, Some(Errno::EADDRNOTAVAIL)) => "see the addresses of this machine: ip addr".into(),
+            (_, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => "see the addresses of this machine: ip addr".into(),
             ("connect", Some(Errno::ECONNREFUSED)) => {
                 format!("nobody listens there; start the server first: cargo run -p {lab} -- server {port}")
             }

@@ -152,14 +152,23 @@ pub fn path_with(folder: &TempDir, extra: &[&str]) -> String {
     folder.path().to_str().unwrap().into()
 }
 
+/// Copies a program to where every account may run it.
+///
+/// # Panics
+/// The folder does not take it.
+pub fn copy_program(binary: &str, folder: &TempDir) -> PathBuf {
+    // Not fs::copy: a child that another test starts meanwhile would have the copy open for writing until its execve, and
+    // running the copy would fail with ETXTBSY.
+    assert!(Command::new("cp").arg(binary).arg(folder.path()).status().unwrap().success());
+    folder.path().join(Path::new(binary).file_name().unwrap())
+}
+
 /// The same binary as an ordinary account: as it is for one, as nobody for root.
 ///
 /// # Panics
 /// The binary cannot be copied to where nobody may run it.
 pub fn as_ordinary_account(binary: &str, folder: &TempDir) -> Command {
-    let copy = folder.path().join(Path::new(binary).file_name().unwrap());
-    fs::copy(binary, &copy).unwrap();
-    let mut command = Command::new(copy);
+    let mut command = Command::new(copy_program(binary, folder));
     if nix::unistd::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY); // std drops the supplementary groups with them
     }

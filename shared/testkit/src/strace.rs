@@ -1,6 +1,11 @@
 //! Holds every call a demo prints against what strace saw.
 
-use std::{collections::HashMap, fs, net::SocketAddr, process::Command};
+use std::{
+    collections::HashMap,
+    fs,
+    net::{IpAddr, SocketAddr},
+    process::Command,
+};
 
 use crate::{TempDir, have, run, skip_without};
 
@@ -33,7 +38,7 @@ pub fn assert_printed_calls_are_real(binary: &str) {
     let folder = TempDir::new();
     let log = folder.path().join("strace");
     let demo = run(Command::new("strace")
-        .args(["-f", "-s", "64", "-e", "trace=network,close", "-o"])
+        .args(["-f", "-s", "64", "-e", "trace=network,close,dup,fcntl,read,write,lseek", "-o"])
         .arg(&log)
         .args([binary, "demo"]));
     assert_eq!(demo.code(), 0, "{}{}", demo.stdout, demo.stderr);
@@ -84,8 +89,14 @@ fn is(printed: &Printed, seen: &Seen) -> bool {
         Ok(addr) => {
             seen.args.contains(&format!("htons({})", addr.port())) && seen.args.contains(&format!("\"{}\"", addr.ip()))
         }
-        // A flag may stand among others: SOCK_STREAM|SOCK_CLOEXEC.
-        Err(_) => seen.args.split(", ").any(|part| part == arg || part.split('|').any(|flag| flag == arg)),
+        Err(_) if arg.parse::<IpAddr>().is_ok() => seen.args.contains(&format!("\"{arg}\"")),
+        // strace has names for protocol 0; a flag may stand among others, SOCK_STREAM|SOCK_CLOEXEC; a field may end its
+        // structure, iov_len=1024}].
+        Err(_) => seen.args.split(", ").any(|part| {
+            let zero = arg == "0" && ["IPPROTO_IP", "NETLINK_ROUTE"].contains(&part);
+            let ends = part.trim_end_matches(['}', ']']) == arg;
+            zero || ends || part == arg || part.split('|').any(|flag| flag == arg)
+        }),
     };
     seen.name == name
         && seen.args.split(", ").next() == printed.args.first().map(String::as_str)
@@ -135,8 +146,10 @@ mod tests {
 7 bind(3, {sa_family=AF_INET, sin_port=htons(7777), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 EADDRINUSE (Address already in use)
 7 recvfrom(5,  <unfinished ...>
 8 close(3) = 0
+7 setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, {imr_multiaddr=inet_addr("239.1.1.1"), imr_interface=inet_addr("127.0.0.1")}, 8) = 0
 7 <... recvfrom resumed>"hello", 1024, 0, NULL, NULL) = 5
 7 recvfrom(5, "", 1024, 0, NULL, NULL)   = 0
+7 recvmsg(5, {msg_name=NULL, msg_namelen=0, msg_iov=[{iov_base="xx"..., iov_len=1024}], msg_iovlen=1, msg_controllen=0, msg_flags=MSG_TRUNC}, 0) = 1024
 "#;
 
     fn seen(line: &str) -> bool {
@@ -150,6 +163,9 @@ mod tests {
         assert!(seen("server    recv(5, 1024) = 5"));
         assert!(seen("server    recv(5, 1024) = 0  end of stream"));
         assert!(seen("server    socket(AF_INET, SOCK_STREAM) = 3"));
+        assert!(seen("server    recvmsg(5, iov_len=1024, msg_flags=MSG_TRUNC) = 1024"));
+        assert!(seen("server    socket(AF_INET, SOCK_STREAM, 0) = 3"));
+        assert!(seen("receiver  setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, 239.1.1.1) = 0"));
     }
 
     #[test]
@@ -159,6 +175,8 @@ mod tests {
         assert!(!seen("server    recv(5, 1024) = 4"));
         assert!(!seen("server    recv(5, 512) = 5"));
         assert!(!seen("server    recv(4, 1024) = 5"));
+        assert!(!seen("server    recvmsg(5, iov_len=512, msg_flags=MSG_TRUNC) = 1024"));
+        assert!(!seen("receiver  setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, 239.1.1.2) = 0"));
         assert!(!seen("server    close(3) = 0")); // another process did that
     }
 

@@ -1,0 +1,256 @@
+//! The address part: loopback, any, somebody else's, chosen by the kernel, and written down wrongly.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs},
+    os::fd::AsRawFd,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::{
+    errno::Errno,
+    ifaddrs::getifaddrs,
+    sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto},
+};
+use shared::{At, Predicts, Stage, Verdict, returned};
+use socket2::{Domain, Socket, Type};
+
+use super::{ANY_PORT, LIMIT, local_addr};
+
+/// TEST-NET-1 of RFC 5737: for documentation, on no machine.
+pub const NOT_OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+
+/// In the order of the table that is printed.
+const DESTINATIONS: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::UNSPECIFIED];
+
+pub fn any_address(stage: &mut Stage) -> Result<Verdict> {
+    let loopback_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", ANY_PORT)?;
+    let loopback_fd = loopback_sock.as_raw_fd();
+    loopback_sock.bind(&ANY_PORT.into()).at("bind", ANY_PORT)?;
+    stage.say("first", format_args!("bind({loopback_fd}, {ANY_PORT}) = 0"));
+    loopback_sock.listen(8).at("listen", ANY_PORT)?;
+    let loopback_addr = local_addr(&loopback_sock)?;
+    stage.say("first", format_args!("getsockname({loopback_fd}, {loopback_addr}) = 0"));
+
+    let any = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)); // INADDR_ANY
+    let any_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any)?;
+    let any_fd = any_sock.as_raw_fd();
+    any_sock.bind(&any.into()).at("bind", any)?;
+    stage.say("second", format_args!("bind({any_fd}, {any}) = 0"));
+    any_sock.listen(8).at("listen", any)?;
+    let any_addr = local_addr(&any_sock)?;
+    stage.say("second", format_args!("getsockname({any_fd}, {any_addr}) = 0"));
+
+    stage.look(format_args!("ss -tln '( sport = :{} or sport = :{} )'", loopback_addr.port(), any_addr.port()));
+    let question = stage.ask(
+        "Both listen. Clients connect to 127.0.0.1, to 127.0.0.2 and to 0.0.0.0. Who can be reached at which?",
+        [
+            ("each only at the very address it is bound to", [[true, false, false], [false, false, true]]),
+            ("both at all three: it is all one machine", [[true; 3]; 2]),
+            ("the first at all but 127.0.0.2, the second at all", [[true, false, true], [true; 3]]),
+            ("the second at all but 0.0.0.0, the first at 127.0.0.1", [[true, false, false], [true, true, false]]),
+        ],
+        Predicts { source: None, kit: [[true, false, true], [true; 3]] },
+    )?;
+    let mut reached = [[false; 3]; 2];
+    let servers = [("first", &loopback_sock, loopback_addr.port()), ("second", &any_sock, any_addr.port())];
+    for (reached, (name, listen_sock, port)) in reached.iter_mut().zip(servers) {
+        for (reached, destination) in reached.iter_mut().zip(DESTINATIONS) {
+            *reached = connects(stage, name, listen_sock, SocketAddr::from((destination, port)))?;
+        }
+    }
+    stage.verdict(question, reached, "0.0.0.0 is every address to bind, and this host to connect")
+}
+
+/// Connects to `addr`; where that works, shows which address the server's end of the connection has.
+fn connects(stage: &mut Stage, name: &str, listen_sock: &Socket, addr: SocketAddr) -> Result<bool> {
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", addr)?;
+    client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", addr)?; // connect waits no longer than this
+    let connected = client_sock.connect(&addr.into());
+    stage.client(format_args!("connect({}, {addr}) = {}", client_sock.as_raw_fd(), returned(&connected)));
+    match connected {
+        Err(error) if error.raw_os_error() == Some(Errno::ECONNREFUSED as i32) => return Ok(false),
+        connected => connected.at("connect", addr)?,
+    }
+    let client_addr = local_addr(&client_sock)?;
+    listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", addr)?; // accept waits no longer than this
+    loop {
+        let (conn_sock, peer_addr) = listen_sock.accept().at("accept", addr)?;
+        if peer_addr.as_socket() != Some(client_addr) {
+            continue; // whoever this is: 0.0.0.0 is open to others
+        }
+        let conn_fd = conn_sock.as_raw_fd();
+        stage.say(name, format_args!("accept({}) = {conn_fd}", listen_sock.as_raw_fd()));
+        stage.say(name, format_args!("getsockname({conn_fd}, {}) = 0", local_addr(&conn_sock)?));
+        return Ok(true);
+    }
+}
+
+pub fn implicit_bind(stage: &mut Stage) -> Result<Verdict> {
+    /// What getsockname says after sendto, whether there is a port, and the source the receiver sees.
+    type Seen = (Ipv4Addr, bool, Ipv4Addr);
+    const ANY: Ipv4Addr = Ipv4Addr::UNSPECIFIED;
+    const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+    let recv_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", ANY_PORT)?;
+    recv_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", ANY_PORT)?;
+    let recv_fd = recv_sock.as_raw_fd();
+    recv_sock.bind(&ANY_PORT.into()).at("bind", ANY_PORT)?;
+    let recv_addr = local_addr(&recv_sock)?;
+    stage.say("receiver", format_args!("getsockname({recv_fd}, {recv_addr}) = 0"));
+
+    let send_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
+    let send_fd = send_sock.as_raw_fd();
+    stage.say("sender", format_args!("getsockname({send_fd}, {}) = 0", local_addr(&send_sock)?));
+
+    let question = stage.ask(
+        "The sender calls no bind, only sendto. What does getsockname say afterwards, and which source address does the \
+         receiver see?",
+        [
+            ("getsockname 127.0.0.1, source 127.0.0.1", (LOOPBACK, true, LOOPBACK)),
+            ("getsockname 0.0.0.0, source 127.0.0.1", (ANY, true, LOOPBACK)),
+            ("getsockname 0.0.0.0, source 0.0.0.0", (ANY, true, ANY)),
+            ("getsockname still 0.0.0.0:0, source 127.0.0.1", (ANY, false, LOOPBACK)),
+        ],
+        Predicts::<Seen> { source: Some((ANY, true, ANY)), kit: (ANY, true, LOOPBACK) },
+    )?;
+    let sent = sendto(send_fd, b"Hello world!", &sockaddr_in(recv_addr)?, MsgFlags::empty());
+    stage.say("sender", format_args!("sendto({send_fd}, \"Hello world!\", 12, {recv_addr}) = {}", returned(&sent)));
+    sent.at("sendto", recv_addr)?;
+    let own_addr = local_addr(&send_sock)?;
+    stage.say("sender", format_args!("getsockname({send_fd}, {own_addr}) = 0"));
+
+    let mut buffer = [0; 1024];
+    let (bytes_read, source) = loop {
+        match recvfrom::<SockaddrIn>(recv_fd, &mut buffer) {
+            Err(Errno::EINTR) => continue,
+            result => break result.at("recvfrom", recv_addr)?,
+        }
+    };
+    let source = SocketAddr::from(SocketAddrV4::from(source.context("a datagram without a source")?));
+    stage.say("receiver", format_args!("recvfrom({recv_fd}, 1024, {source}) = {bytes_read}"));
+    ensure!(source.port() == own_addr.port() || own_addr.port() == 0, "two ports: {own_addr} and {source}");
+
+    // connect binds too, and it fixes the address: the route to the peer is looked up once.
+    send_sock.connect(&recv_addr.into()).at("connect", recv_addr)?;
+    stage.say("sender", format_args!("connect({send_fd}, {recv_addr}) = 0"));
+    let connected_addr = local_addr(&send_sock)?;
+    stage.say("sender", format_args!("getsockname({send_fd}, {connected_addr}) = 0"));
+    ensure!(connected_addr == source, "connected from {connected_addr} instead of {source}");
+
+    let third_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
+    let third_fd = third_sock.as_raw_fd();
+    stage.say("third", format_args!("getsockname({third_fd}, {}) = 0", local_addr(&third_sock)?));
+    third_sock.connect(&recv_addr.into()).at("connect", recv_addr)?;
+    stage.say("third", format_args!("connect({third_fd}, {recv_addr}) = 0"));
+    let third_addr = local_addr(&third_sock)?;
+    stage.say("third", format_args!("getsockname({third_fd}, {third_addr}) = 0"));
+    ensure!(third_addr.ip() == LOOPBACK && third_addr.port() != 0, "connect has bound to {third_addr}");
+
+    let observed = (ipv4(own_addr)?, own_addr.port() != 0, ipv4(source)?);
+    stage.verdict(question, observed, "each datagram gets its source from the route; connect fixes it")
+}
+
+pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
+    let in_loopback = SocketAddr::from(([127, 1, 2, 3], 0));
+    let not_ours = SocketAddr::from((NOT_OURS, 0));
+    let not_available = Some(Errno::EADDRNOTAVAIL);
+    let question = stage.ask(
+        "Nobody has set up 127.1.2.3 here, and 192.0.2.1 is on another machine if on any. A UDP socket binds the first, a \
+         UDP and a TCP socket the second. What do the three calls return?",
+        [
+            ("0 three times: the address matters once something is sent", [None, None, None]),
+            ("0, then EADDRNOTAVAIL twice", [None, not_available, not_available]),
+            ("EADDRNOTAVAIL three times", [not_available; 3]),
+            ("0, 0, EADDRNOTAVAIL: UDP needs no connection", [None, None, not_available]),
+        ],
+        Predicts { source: None, kit: [None, not_available, not_available] },
+    )?;
+    let mut errors = [None; 3];
+    for (error, (name, kind, addr)) in errors.iter_mut().zip([
+        ("udp", Type::DGRAM, in_loopback),
+        ("udp", Type::DGRAM, not_ours),
+        ("tcp", Type::STREAM, not_ours),
+    ]) {
+        let sock = Socket::new(Domain::IPV4, kind, None).at("socket", addr)?;
+        let bound = sock.bind(&addr.into());
+        let returned = returned(&bound);
+        let returned = returned.split(" (").next().unwrap_or_default(); // the text would go on below
+        stage.say(name, format_args!("bind({}, {addr}) = {returned}", sock.as_raw_fd()));
+        *error = bound.err().and_then(|error| error.raw_os_error()).map(Errno::from_raw);
+    }
+
+    // Nor can a socket on a loopback address address another machine. With UDP connect only looks up the route.
+    let elsewhere = SocketAddr::from((NOT_OURS, 7777));
+    for (name, bind_to) in [("unbound", None), ("127.0.0.1", Some(ANY_PORT))] {
+        let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", elsewhere)?;
+        if let Some(addr) = bind_to {
+            sock.bind(&addr.into()).at("bind", addr)?;
+        }
+        let connected = sock.connect(&elsewhere.into());
+        stage.say(name, format_args!("connect({}, {elsewhere}) = {}", sock.as_raw_fd(), returned(&connected)));
+    }
+    stage.verdict(question, errors, "only this machine's own addresses; all of 127.0.0.0/8 is")
+}
+
+pub fn octal(stage: &mut Stage) -> Result<Verdict> {
+    let decimal = Some(Ipv4Addr::new(10, 10, 10, 6));
+    let octal = Some(Ipv4Addr::new(8, 8, 8, 6));
+    let question = stage.ask(
+        "How does the C library read \"10.10.10.06\", and how \"010.010.010.06\"?",
+        [
+            ("8.8.8.6 both: the values are octal", (octal, octal)),
+            ("10.10.10.6 both: leading zeros mean nothing", (decimal, decimal)),
+            ("neither is an address", (None, None)),
+            ("10.10.10.6, and 8.8.8.6", (decimal, octal)),
+        ],
+        Predicts { source: Some((octal, octal)), kit: (decimal, octal) },
+    )?;
+    let read = [c_library(stage, "10.10.10.06"), c_library(stage, "010.010.010.06")];
+
+    // Rust's own parser, as inet_pton(3), knows decimal numbers only.
+    let parsed = "010.010.010.06".parse::<Ipv4Addr>();
+    stage.say("Rust", format_args!("\"010.010.010.06\"  {}", told(parsed.map_err(|error| error.to_string()))));
+
+    // What the kernel is handed is four bytes; it never sees the text.
+    let addr = SocketAddr::from((c_library(stage, "127.0.0.010").context("127.0.0.010 is no address")?, 0));
+    let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", addr)?;
+    let fd = sock.as_raw_fd();
+    sock.bind(&addr.into()).at("bind", addr)?;
+    stage.say("kernel", format_args!("bind({fd}, {addr}) = 0"));
+    stage.say("kernel", format_args!("getsockname({fd}, {}) = 0", local_addr(&sock)?));
+    stage.verdict(question, read.into(), "octets, in decimal; a zero in front makes one octal")
+}
+
+/// Lets the C library read an address, getaddrinfo(3) with inet_aton(3)'s rules; nothing is looked up or sent.
+fn c_library(stage: &mut Stage, text: &str) -> Option<Ipv4Addr> {
+    // Rust parses what it can by itself; a number with a leading zero it leaves to getaddrinfo.
+    let found = (text, 0).to_socket_addrs().map_err(|error| error.to_string());
+    let ip = found.and_then(|mut addrs| addrs.find_map(|addr| ipv4(addr).ok()).ok_or("no IPv4 address".into()));
+    stage.say("C library", format_args!("{:<18}{}", format!("{text:?}"), told(ip.clone())));
+    ip.ok()
+}
+
+fn told(read: Result<Ipv4Addr, String>) -> String {
+    read.map_or_else(|error| error, |ip| ip.to_string())
+}
+
+/// The address as nix's sendto takes it.
+pub fn sockaddr_in(addr: SocketAddr) -> Result<SockaddrIn> {
+    match addr {
+        SocketAddr::V4(addr) => Ok(addr.into()),
+        SocketAddr::V6(addr) => bail!("{addr} is no IPv4 address"),
+    }
+}
+
+fn ipv4(addr: SocketAddr) -> Result<Ipv4Addr> {
+    match addr.ip() {
+        IpAddr::V4(ip) => Ok(ip),
+        IpAddr::V6(ip) => bail!("{ip} is no IPv4 address"),
+    }
+}
+
+/// Whether an interface of this machine has this address.
+pub fn is_ours(ip: Ipv4Addr) -> bool {
+    let own = getifaddrs().into_iter().flatten().filter_map(|interface| interface.address);
+    own.filter_map(|address| address.as_sockaddr_in().map(SockaddrIn::ip)).any(|own| own == ip)
+}

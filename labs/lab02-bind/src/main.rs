@@ -1,0 +1,90 @@
+//! bind gives a socket its address: which one does it get, who can reach it there, and who else may have it?
+//!
+//! Terminal 1:   cargo run -p lab02-bind -- hold              UDP, or: hold --tcp
+//! Terminal 2:   cargo run -p lab02-bind -- hold              the same port again
+//! Watch:        scripts/states.sh 7777 --watch
+//! Experiments:  cargo run -p lab02-bind
+//!
+//! Compare with lab01-create (the same program without bind) and lab06-listen (what makes a TCP socket visible).
+//! Source: lecture notes ch.2, "Binding socket" for UDP and for TCP, "Sending a message inside UDP packet".
+//! Read: bind(2), ip(7), socket(7) on SO_REUSEADDR and SO_REUSEPORT, inet_aton(3), RFC 1122 3.2.1.3, RFC 6056.
+
+mod experiments;
+mod hold;
+
+use std::{net::SocketAddr, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use shared::DemoArgs;
+
+const LAB: &str = env!("CARGO_PKG_NAME");
+const EXAMPLES: &str = "\
+Examples:
+  lab02-bind                        play all experiments
+  lab02-bind demo 2 --pause         the second one, for the projector
+  lab02-bind hold                   a UDP socket on 127.0.0.1:7777, until Enter
+  lab02-bind hold --tcp             the same with TCP: look for it with ss
+  lab02-bind hold 127.0.0.1:0       let the kernel choose the port
+  lab02-bind hold '[::1]:7777'      IPv6
+  lab02-bind hold --reuse-port      in two terminals: both get the port
+  nc -u 127.0.0.1 7777              type a line: it waits in the socket's Recv-Q
+
+hold never reads: what is sent to it stays in the kernel and is gone with it.";
+
+#[derive(Parser)]
+#[command(version, about = "What bind does: an address, a port, and who else may have them", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play the experiments (also without any argument)
+    Demo(DemoArgs),
+    /// Print this lab's section of NOTES.md
+    Sheet,
+    /// Bind a socket and hold it until Enter
+    Hold(HoldArgs),
+}
+
+#[derive(Args)]
+struct HoldArgs {
+    /// Address and port to bind; port 0 lets the kernel choose
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    address: SocketAddr,
+    /// A TCP socket
+    #[arg(long, conflicts_with = "udp")]
+    tcp: bool,
+    /// A UDP socket (the default)
+    #[arg(long)]
+    udp: bool,
+    /// Set SO_REUSEADDR before bind
+    #[arg(long)]
+    reuse_addr: bool,
+    /// Set SO_REUSEPORT before bind
+    #[arg(long)]
+    reuse_port: bool,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+fn socket_addr(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "not ADDRESS:PORT in numbers, such as 127.0.0.1:7777 or [::1]:7777".into())
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    shared::run(LAB, || dispatch(&cli))
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
+        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Hold(args)) => hold::run(args).map(|()| ExitCode::SUCCESS),
+    }
+}

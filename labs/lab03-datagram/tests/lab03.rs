@@ -1,0 +1,466 @@
+//! Runs the real binary: the demo, the two programs against each other and against foreign peers, and what goes wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    process::Command,
+    sync::OnceLock,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use shared::kernel::{Row, State, udp_sockets};
+use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, root, run, signal, skip_without, wait_until};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab03-datagram");
+const LIMIT: Duration = Duration::from_secs(10);
+const PEERS: &str = "apt-get install netcat-openbsd ncat socat python3";
+
+fn demo() -> &'static Demo {
+    static DEMO: OnceLock<Demo> = OnceLock::new();
+    DEMO.get_or_init(|| Demo::play(LAB))
+}
+
+/// The receiver, waiting, on a port of the kernel's choice.
+fn receive_on(address: &str, options: &[&str]) -> (Role, SocketAddr) {
+    let mut receive = Role::spawn(Command::new(LAB).args(["receive", address]).args(options)).unwrap();
+    let bound = receive.line_with("Socket is bound to ").unwrap();
+    receive.wait_for("Waiting for message ...\n").unwrap();
+    (receive, bound.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+fn receive(options: &[&str]) -> (Role, SocketAddr) {
+    receive_on("127.0.0.1:0", options)
+}
+
+/// The sender, run to its end; its port is of the kernel's choice unless the options say otherwise.
+fn send(addr: SocketAddr, options: &[&str]) -> Finished {
+    let bind = if options.contains(&"--unbound") { &[][..] } else { &["--bind", "127.0.0.1:0"] };
+    run(Command::new(LAB).args(["send", &addr.to_string()]).args(bind).args(options))
+}
+
+/// A UDP socket of the standard library.
+fn foreign() -> (UdpSocket, SocketAddr) {
+    let sock = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sock.set_read_timeout(Some(LIMIT)).unwrap();
+    let addr = sock.local_addr().unwrap();
+    (sock, addr)
+}
+
+/// The row of a role's UDP socket: its inode is that of a descriptor of the role.
+fn udp_row(role: &Role, port: u16) -> Option<Row> {
+    let fds = fs::read_dir(format!("/proc/{}/fd", role.pid())).ok()?;
+    let targets: Vec<_> = fds.filter_map(|fd| fs::read_link(fd.ok()?.path()).ok()).collect();
+    let has = |row: &Row| targets.iter().any(|target| target.to_str() == Some(&format!("socket:[{}]", row.inode)));
+    udp_sockets(port).unwrap().into_iter().find(has)
+}
+
+#[test]
+fn the_demo_decides_every_claim_as_recorded() {
+    demo().assert_verdicts(&[
+        ("rest-is-gone", "CORRECTED"),
+        ("largest", "CORRECTED"),
+        ("connect", "CORRECTED"),
+        ("largest-ipv6", "CONFIRMED"),
+        ("empty", "ANSWERED"),
+        ("overflow", "CONFIRMED"),
+        ("text", "CORRECTED"),
+        ("header", "CORRECTED"),
+    ]);
+}
+
+#[test]
+fn the_printed_calls_are_those_strace_saw() {
+    testkit::assert_printed_calls_are_real(LAB);
+}
+
+#[test]
+fn the_command_line_keeps_the_rules_of_all_labs() {
+    testkit::assert_common_rules(LAB, &["receive", "127.0.0.1:0"], "Waiting for message ...");
+}
+
+#[test]
+fn the_sheet_quotes_a_real_run() {
+    testkit::assert_sheet_quotes_a_run("lab03-datagram", demo());
+    let sheet = run(Command::new(LAB).arg("sheet"));
+    assert!(sheet.stdout.starts_with("## lab03-datagram") && !sheet.stdout.contains("<details>"));
+}
+
+#[test]
+fn sender_and_receiver_print_what_the_lecture_prints() {
+    let (mut receive, addr) = receive(&[]);
+    let mut send = Role::spawn(Command::new(LAB).args(["send", &addr.to_string(), "--bind", "127.0.0.1:0"])).unwrap();
+    let bound = send.line_with("Socket is bound to ").unwrap();
+    let local_addr = bound.rsplit(' ').next().unwrap();
+    for (role, text) in [(&mut receive, "Received message from"), (&mut send, "Sent message to")] {
+        role.wait_for(text).unwrap();
+        role.wait_for("Press Enter to terminate ...\n").unwrap();
+        role.type_line("").unwrap();
+        assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+        role.wait_for("Terminating ...\n").unwrap();
+    }
+    let ends = "Payload length 12 bytes: [Hello world!]\nPress Enter to terminate ...\nClosing the UDP socket ...\nTerminating ...\n";
+    assert_eq!(
+        send.printed(),
+        format!("Application started\nSocket is bound to {local_addr}\nSent message to {addr}\n{ends}")
+    );
+    assert_eq!(
+        receive.printed(),
+        format!(
+            "Application started\nSocket is bound to {addr}\nWaiting for message ...\nReceived message from {local_addr}\n{ends}"
+        )
+    );
+}
+
+#[test]
+fn an_unbound_sender_is_bound_by_its_first_datagram_to_all_addresses_and_a_free_port() {
+    let (mut receive, addr) = receive(&[]);
+    let sent = send(addr, &["--unbound"]);
+    assert_eq!((sent.code(), sent.stderr.as_str()), (0, ""));
+    let bound = sent.stdout.lines().find_map(|line| line.strip_prefix("Socket was automatically bound to ")).unwrap();
+    let port = bound.strip_prefix("0.0.0.0:").unwrap();
+    assert!(!sent.stdout.contains("Socket is bound to"), "{}", sent.stdout);
+    receive.wait_for(&format!("Received message from 127.0.0.1:{port}\n")).unwrap();
+}
+
+#[test]
+fn a_short_buffer_loses_the_rest_and_the_next_datagram_is_whole() {
+    let (mut receive, addr) = receive(&["--buffer", "5", "--count", "2"]);
+    assert_eq!(send(addr, &[]).code(), 0);
+    receive.wait_for("Payload length 5 bytes: [Hello]\nMSG_TRUNC: the datagram was longer than the buffer").unwrap();
+    assert_eq!(send(addr, &["--message", "again"]).code(), 0);
+    receive.wait_for("Payload length 5 bytes: [again]\nPress Enter").unwrap();
+}
+
+#[test]
+fn empty_and_utf8_messages_arrive_as_the_bytes_they_are() {
+    let (mut receive, addr) = receive(&["--count", "0"]);
+    for (message, expected) in
+        [("", "0 bytes: []"), ("t\u{f5}de", "5 bytes: [t\u{f5}de]"), ("a\tb", "3 bytes: [a\\tb]")]
+    {
+        let sent = send(addr, &["--message", message]);
+        assert!(sent.stdout.contains(&format!("Payload length {expected}\n")), "{}", sent.stdout);
+        receive.wait_for(&format!("Payload length {expected}\nWaiting for message ...\n")).unwrap();
+    }
+    let (sock, _) = foreign();
+    sock.send_to(b"\x1b[2J\xff", addr).unwrap();
+    receive.wait_for("Payload length 5 bytes: [\\u{1b}[2J\\xff]\n").unwrap();
+    signal(&receive, Signal::SIGINT);
+    assert_eq!(receive.wait_for_end().unwrap().code(), Some(0));
+    receive.wait_for("Closing the UDP socket ...\nTerminating ...\n").unwrap();
+}
+
+#[test]
+fn count_sends_and_receives_that_many() {
+    let (mut receive, addr) = receive(&["--count", "3"]);
+    let sent = send(addr, &["--count", "3"]);
+    assert_eq!(sent.stdout.matches("Sent message to").count(), 3);
+    receive.wait_for("Press Enter to terminate ...\n").unwrap();
+    assert_eq!(receive.printed().matches("Payload length 12 bytes").count(), 3);
+    let none = send(addr, &["--count", "0"]);
+    assert_eq!((none.code(), none.stdout.contains("Sent message")), (0, false));
+}
+
+#[test]
+fn the_largest_datagram_arrives_and_one_byte_more_is_refused() {
+    let (mut receive, addr) = receive(&["--buffer", "65536"]);
+    let sent = send(addr, &["--message", &"x".repeat(65_507)]);
+    assert_eq!(sent.code(), 0, "{}", sent.stderr);
+    receive.wait_for(&format!("Payload length 65507 bytes: [{}]\n", "x".repeat(65_507))).unwrap();
+    let refused = send(addr, &["--message", &"x".repeat(65_508)]);
+    assert_eq!(refused.code(), 1);
+    let expected = format!(
+        "lab03: sendto {addr}: EMSGSIZE (90) Message too long\n  hint: see how much fits: cargo run -p lab03-datagram -- demo largest largest-ipv6\n"
+    );
+    assert_eq!(refused.stderr, expected);
+}
+
+#[test]
+fn only_a_connected_sender_hears_that_nobody_is_there() {
+    let (sock, addr) = foreign();
+    drop(sock);
+    assert_eq!(send(addr, &["--count", "3"]).code(), 0);
+    let refused = send(addr, &["--connect", "--count", "2"]);
+    assert_eq!((refused.code(), refused.stdout.matches("Sent message to").count()), (1, 1), "{refused:?}");
+    let expected = format!(
+        "lab03: send {addr}: ECONNREFUSED (111) Connection refused\n  hint: nobody has that port; start the receiver: cargo run -p lab03-datagram -- receive {addr}\n"
+    );
+    assert_eq!(refused.stderr, expected);
+    let (mut receive, addr) = receive(&[]);
+    assert_eq!(send(addr, &["--connect"]).code(), 0);
+    receive.wait_for("Payload length 12 bytes: [Hello world!]\n").unwrap();
+}
+
+#[test]
+fn the_kernel_table_ss_and_the_script_show_a_bound_and_a_connected_socket() {
+    let (receive, addr) = receive(&[]);
+    let mut send =
+        Role::spawn(Command::new(LAB).args(["send", &addr.to_string(), "--bind", "127.0.0.1:0", "--connect"])).unwrap();
+    let bound = send.line_with("Socket is bound to ").unwrap();
+    let local_addr: SocketAddr = bound.rsplit(' ').next().unwrap().parse().unwrap();
+    send.wait_for("Press Enter to terminate ...\n").unwrap();
+    assert_eq!(udp_row(&receive, addr.port()).unwrap().state, State::Closed);
+    let connected = udp_row(&send, local_addr.port()).unwrap();
+    assert_eq!((connected.state, connected.pair.local, connected.pair.peer), (State::Established, local_addr, addr));
+
+    let words = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect();
+    let shown = run(Command::new(root().join("scripts/states.sh")).arg(addr.port().to_string()));
+    let rows: Vec<String> = words(&shown.stdout);
+    let has = |rows: &[String], state: &str, pair: &str| {
+        assert!(rows.iter().any(|row| row.starts_with(state) && row.contains(pair)), "no {state} {pair} in {rows:?}");
+    };
+    has(&rows, "udp:UNCONN", &format!("{addr} "));
+    has(&rows, "udp:ESTABLISHED", &format!("{local_addr} {addr}"));
+    if skip_without(!have("ss"), "ss", "apt-get install iproute2") {
+        return;
+    }
+    let shown = run(Command::new("ss").args(["-Huan"]));
+    let rows: Vec<String> = words(&shown.stdout);
+    has(&rows, "UNCONN", &format!("{addr} 0.0.0.0:*"));
+    has(&rows, "ESTAB", &format!("{local_addr} {addr}"));
+}
+
+#[test]
+fn a_foreign_sender_is_received() {
+    let python = "import socket,sys\nsocket.socket(socket.AF_INET,socket.SOCK_DGRAM).sendto(sys.stdin.readline().encode(),('127.0.0.1',int(sys.argv[1])))";
+    for (tool, args) in [
+        ("nc", vec!["-u", "127.0.0.1"]),
+        ("ncat", vec!["-u", "127.0.0.1"]),
+        ("socat", vec!["-"]),
+        ("python3", vec!["-c", python]),
+    ] {
+        if skip_without(!have(tool), tool, PEERS) {
+            continue;
+        }
+        let (mut receive, addr) = receive(&[]);
+        let last = if tool == "socat" { format!("UDP4-SENDTO:{addr}") } else { addr.port().to_string() };
+        let mut peer = Role::spawn(Command::new(tool).args(args).arg(last)).unwrap();
+        peer.type_line("Hello world!").unwrap();
+        receive.wait_for("Received message from 127.0.0.1:").unwrap();
+        receive.wait_for("Payload length 13 bytes: [Hello world!\\n]\n").unwrap();
+    }
+}
+
+#[test]
+fn a_foreign_receiver_is_reached() {
+    let python = "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('127.0.0.1',int(sys.argv[1])))\nprint(s.recvfrom(1024)[0].decode())";
+    for tool in ["nc", "ncat", "socat", "python3"] {
+        if skip_without(!have(tool), tool, PEERS) {
+            continue;
+        }
+        let (mut peer, port) = foreign_receiver(tool, |port| match tool {
+            "socat" => vec!["-u".into(), format!("UDP4-RECV:{port},bind=127.0.0.1"), "-".into()],
+            "python3" => vec!["-c".into(), python.into(), port.to_string()],
+            _ => vec!["-u".into(), "-l".into(), "127.0.0.1".into(), port.to_string()],
+        });
+        let sent = send(SocketAddr::from(([127, 0, 0, 1], port)), &[]);
+        assert_eq!(sent.code(), 0, "{}", sent.stderr);
+        peer.wait_for("Hello world!").unwrap();
+    }
+}
+
+/// A receiver that wants to be told its port: a free one is taken, and another if somebody else was faster.
+fn foreign_receiver(tool: &str, args: impl Fn(u16) -> Vec<String>) -> (Role, u16) {
+    for _ in 0..10 {
+        let (sock, addr) = foreign();
+        drop(sock);
+        let mut peer = Role::spawn(Command::new(tool).args(args(addr.port()))).unwrap();
+        let bound = wait_until("the foreign receiver", LIMIT, || {
+            let ended = !fs::read_link(format!("/proc/{}/exe", peer.pid())).is_ok_and(|exe| exe.is_file());
+            Ok(if udp_row(&peer, addr.port()).is_some() { Some(true) } else { ended.then_some(false) })
+        });
+        if bound.unwrap() {
+            return (peer, addr.port());
+        }
+        peer.wait_for_end().unwrap();
+    }
+    panic!("{tool} found no free port in ten");
+}
+
+#[test]
+fn ipv6_works_as_ipv4_does() {
+    if skip_without(
+        UdpSocket::bind("[::1]:0").is_err(),
+        "IPv6 on loopback",
+        "sysctl -w net.ipv6.conf.lo.disable_ipv6=0",
+    ) {
+        return;
+    }
+    let (mut receive, addr) = receive_on("[::1]:0", &[]);
+    let sent = send(addr, &["--unbound"]);
+    assert!(sent.stdout.contains("Socket was automatically bound to [::]:"), "{sent:?}");
+    receive.wait_for("Received message from [::1]:").unwrap();
+    let mixed = run(Command::new(LAB).args(["send", &addr.to_string(), "--bind", "127.0.0.1:0"]));
+    assert_eq!(mixed.code(), 1);
+    assert!(mixed.stderr.starts_with("lab03: bind 127.0.0.1:0: "), "{mixed:?}");
+}
+
+#[test]
+fn a_broadcast_has_to_be_meant_and_then_reaches_whoever_is_bound_to_all_addresses() {
+    let (mut receive, addr) = receive_on("0.0.0.0:0", &[]);
+    let everybody = SocketAddr::from(([127, 255, 255, 255], addr.port()));
+    let refused = send(everybody, &[]);
+    assert_eq!(refused.code(), 1);
+    let expected =
+        format!("lab03: sendto {everybody}: EACCES (13) Permission denied\n  hint: if all are meant, say so: ");
+    assert!(refused.stderr.starts_with(&expected), "{refused:?}");
+    assert_eq!(send(everybody, &["--broadcast"]).code(), 0);
+    receive.wait_for("Payload length 12 bytes: [Hello world!]\n").unwrap();
+}
+
+#[test]
+fn a_receiver_with_a_deadline_gives_up_and_one_without_waits_for_ctrl_c() {
+    let late = run(Command::new(LAB).args(["receive", "127.0.0.1:0", "--timeout", "0.05"]));
+    assert_eq!(late.code(), 1);
+    assert!(late.stdout.ends_with("Waiting for message ...\n"), "{late:?}");
+    assert!(late.stderr.starts_with("lab03: recvmsg 127.0.0.1:"), "{late:?}");
+    assert!(
+        late.stderr.contains(": EAGAIN (11) Try again\n  hint: nothing came in time; send something: "),
+        "{late:?}"
+    );
+
+    let (mut patient, _) = receive(&[]);
+    patient.wait_for_within("never printed", Duration::from_millis(300)).unwrap_err();
+    signal(&patient, Signal::SIGINT);
+    assert_eq!(patient.wait_for_end().unwrap().code(), Some(0));
+    patient.wait_for("Terminating ...\n").unwrap();
+}
+
+#[test]
+fn ctrl_c_and_the_end_of_input_end_a_sender_that_waits_for_enter() {
+    let (_receive, addr) = receive(&[]);
+    for by_signal in [true, false] {
+        let mut send = Role::spawn(Command::new(LAB).args(["send", &addr.to_string(), "--unbound"])).unwrap();
+        send.wait_for("Press Enter to terminate ...\n").unwrap();
+        if by_signal {
+            signal(&send, Signal::SIGINT);
+        } else {
+            send.close_input();
+        }
+        assert_eq!(send.wait_for_end().unwrap().code(), Some(0));
+        send.wait_for("Closing the UDP socket ...\nTerminating ...\n").unwrap();
+    }
+}
+
+#[test]
+fn pause_waits_before_each_call() {
+    let mut receive = Role::spawn(Command::new(LAB).args(["receive", "127.0.0.1:0", "--pause"])).unwrap();
+    for call in ["socket(AF_INET, SOCK_DGRAM, 0)", "bind(", "recvmsg("] {
+        receive.wait_for(&format!("next: {call}")).unwrap();
+        receive.type_line("").unwrap();
+    }
+    let printed = receive.printed();
+    let addr = printed.lines().find_map(|line| line.strip_prefix("Socket is bound to ")).unwrap();
+    let calls = ["socket(AF_INET, SOCK_DGRAM, 0)", "bind(", "connect(", "send("];
+    let arguments = ["send", addr, "--bind", "127.0.0.1:0", "--connect", "--pause"];
+    let mut send = Role::spawn(Command::new(LAB).args(arguments)).unwrap();
+    for call in calls {
+        send.wait_for(&format!("next: {call}")).unwrap();
+        assert!(!send.printed().contains("Sent message"), "it did not wait before {call}");
+        send.type_line("").unwrap();
+    }
+    send.wait_for("Sent message to").unwrap();
+    receive.wait_for("Payload length 12 bytes: [Hello world!]\n").unwrap();
+
+    // Ctrl-C instead of Enter: nothing is sent any more.
+    let mut ended = Role::spawn(Command::new(LAB).args(arguments)).unwrap();
+    ended.wait_for("next: ").unwrap();
+    signal(&ended, Signal::SIGINT);
+    assert_eq!(ended.wait_for_end().unwrap().code(), Some(0));
+    ended.wait_for("Terminating ...\n").unwrap();
+    assert!(!ended.printed().contains("Sent message"));
+}
+
+#[test]
+fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    let failed = |args: &[&str]| {
+        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
+        (status.code(), stderr)
+    };
+    let (_taken, addr) = foreign();
+    let (text, port) = (addr.to_string(), addr.port());
+    let expected = format!(
+        "lab03: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+    );
+    assert_eq!(failed(&["receive", &text]), (Some(1), expected.clone()));
+    assert_eq!(failed(&["send", "--bind", &text]), (Some(1), expected));
+    let (code, stderr) = failed(&["receive", "192.0.2.1:7778"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("lab03: bind 192.0.2.1:7778: EADDRNOTAVAIL (99) "), "{stderr}");
+    assert!(stderr.contains("\n  hint: see the addresses of this machine: ip addr\n"), "{stderr}");
+    for way in [&["sendto"][..], &["connect", "--connect"]] {
+        let (call, options) = way.split_first().unwrap();
+        let arguments = [&["send", "192.0.2.1:7778", "--bind", "127.0.0.1:0"], options].concat();
+        let (code, stderr) = failed(&arguments);
+        assert_eq!(code, Some(1));
+        // No route at all is found out first.
+        let expected =
+            ["EINVAL (22) ", "ENETUNREACH (101) "].map(|errno| format!("lab03: {call} 192.0.2.1:7778: {errno}"));
+        assert!(
+            expected.iter().any(|expected| stderr.starts_with(expected)) && stderr.contains("  hint: "),
+            "{stderr}"
+        );
+    }
+    for usage in [
+        &["send", "localhost"][..],
+        &["send", "127.0.0.1:0"],
+        &["send", "127.0.0.1:65536"],
+        &["send", "--bind", "127.0.0.1:0", "--unbound"],
+        &["send", "--count", "-1"],
+        &["receive", "--buffer", "65537"],
+        &["receive", "--timeout", "0"],
+        &["receive", "--timeout", "nan"],
+        &["receive", "--timeout", "1e300"],
+        &["listen"],
+    ] {
+        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn a_privileged_port_is_refused_to_an_ordinary_account() {
+    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
+        return;
+    }
+    let folder = TempDir::new();
+    let refused = run(as_ordinary_account(LAB, &folder).args(["receive", "127.0.0.1:1"]));
+    assert_eq!(refused.code(), 1);
+    assert!(
+        refused.stderr.starts_with("lab03: bind 127.0.0.1:1: EACCES (13) Permission denied\n  hint: "),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn the_demo_needs_no_privileges() {
+    let folder = TempDir::new();
+    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
+    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
+    let skips = played.stdout.contains("SKIPPED    needs a private user and network namespace");
+    if !skip_without(skips, "user namespaces", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0") {
+        assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+    }
+}
+
+#[test]
+fn without_a_way_to_capture_the_header_experiment_says_what_it_needs() {
+    let folder = TempDir::new();
+    // No unshare in PATH, and an ordinary account may open no packet socket.
+    let played = run(as_ordinary_account(LAB, &folder).args(["demo", "header"]).env("PATH", folder.path()));
+    assert_eq!(played.code(), 0, "{played:?}");
+    assert!(played.stdout.contains("verdict   SKIPPED    needs a private user and network namespace"), "{played:?}");
+    assert!(played.stdout.contains("apt-get install util-linux"), "{played:?}");
+    let list = run(as_ordinary_account(LAB, &folder).args(["demo", "header", "--list"]).env("PATH", folder.path()));
+    assert!(list.stdout.contains("skipped here: needs "), "{list:?}");
+}
+
+#[test]
+fn with_the_capability_it_captures_without_a_namespace() {
+    let may_capture = socket2::Socket::new(nix::libc::AF_PACKET.into(), socket2::Type::DGRAM, None).is_ok();
+    let played = run(Command::new(LAB).args(["demo", "header"]).env("PATH", ""));
+    assert_eq!(played.code(), 0, "{played:?}");
+    let verdict = if may_capture { "CORRECTED" } else { "SKIPPED" };
+    assert!(played.stdout.contains(&format!("verdict   {verdict}")), "{played:?}");
+}

@@ -1,0 +1,139 @@
+//! What becomes of each datagram at the relay: a series that depends on the seed and the rates, on nothing else.
+
+use clap::{Args, value_parser};
+
+/// SplitMix64 by G. Steele, D. Lea and C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014;
+/// constants as in S. Vigna's splitmix64.c. Small, well known, and the same on every machine.
+pub struct SplitMix64(u64);
+
+impl SplitMix64 {
+    pub fn new(seed: u64) -> Self {
+        SplitMix64(seed)
+    }
+
+    pub fn draw(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+}
+
+/// How many of a hundred datagrams meet each fate; the others pass.
+#[derive(Args, Clone, Copy, Debug, Default)]
+pub struct Rates {
+    /// So many of a hundred are lost
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
+    pub drop: u8,
+    /// So many of a hundred are sent on twice
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
+    pub duplicate: u8,
+    /// So many of a hundred are held back until the next one has passed
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
+    pub reorder: u8,
+    /// So many of a hundred are delayed, and with them all behind them
+    #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
+    pub delay: u8,
+}
+
+impl Rates {
+    pub fn sum(&self) -> u32 {
+        [self.drop, self.duplicate, self.reorder, self.delay].map(u32::from).iter().sum()
+    }
+}
+
+/// What becomes of one datagram.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    Pass,
+    Drop,
+    Duplicate,
+    HoldBack,
+    Delay,
+}
+
+/// The fates of the datagrams, one after the other.
+pub struct Fates {
+    random: SplitMix64,
+    rates: Rates,
+    lose: Vec<u64>,
+    /// How many have met theirs.
+    pub count: u64,
+}
+
+impl Fates {
+    /// `lose` names datagrams that are lost whatever the rates say, counted from 1.
+    pub fn new(seed: u64, rates: Rates, lose: &[u64]) -> Self {
+        Fates { random: SplitMix64::new(seed), rates, lose: lose.into(), count: 0 }
+    }
+
+    /// One draw for each datagram, whatever becomes of it: so its place in the series is all that counts.
+    pub fn draw(&mut self) -> Fate {
+        self.count += 1;
+        let mut hundredth = self.random.draw() % 100;
+        if self.lose.contains(&self.count) {
+            return Fate::Drop;
+        }
+        let Rates { drop, duplicate, reorder, delay } = self.rates;
+        let fates = [(drop, Fate::Drop), (duplicate, Fate::Duplicate), (reorder, Fate::HoldBack), (delay, Fate::Delay)];
+        for (rate, fate) in fates {
+            match hundredth.checked_sub(rate.into()) {
+                None => return fate,
+                Some(rest) => hundredth = rest,
+            }
+        }
+        Fate::Pass
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SOME: Rates = Rates { drop: 10, duplicate: 10, reorder: 10, delay: 10 };
+
+    fn fates(seed: u64, rates: Rates) -> Vec<Fate> {
+        let mut fates = Fates::new(seed, rates, &[]);
+        (0..10_000).map(|_| fates.draw()).collect()
+    }
+
+    #[test]
+    fn splitmix64_gives_the_published_numbers() {
+        let mut random = SplitMix64::new(1_234_567);
+        let published = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+            4_593_380_528_125_082_431,
+            16_408_922_859_458_223_821,
+        ];
+        assert_eq!(published.map(|_| random.draw()), published);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_fates_and_another_seed_others() {
+        assert_eq!(fates(7, SOME), fates(7, SOME));
+        assert_ne!(fates(7, SOME), fates(8, SOME));
+    }
+
+    #[test]
+    fn each_fate_comes_about_as_often_as_its_rate_says() {
+        for fate in [Fate::Drop, Fate::Duplicate, Fate::HoldBack, Fate::Delay] {
+            let times = fates(7, SOME).iter().filter(|seen| **seen == fate).count();
+            assert!((900..1100).contains(&times), "{fate:?} {times} times of 10000");
+        }
+        assert!(fates(7, Rates::default()).iter().all(|fate| *fate == Fate::Pass));
+        assert!(fates(7, Rates { drop: 100, ..Rates::default() }).iter().all(|fate| *fate == Fate::Drop));
+    }
+
+    #[test]
+    fn a_named_datagram_is_lost_and_the_others_keep_their_fates() {
+        let (mut named, mut plain) = (Fates::new(7, SOME, &[1, 41]), Fates::new(7, SOME, &[]));
+        for count in 1..=100 {
+            let (with, without) = (named.draw(), plain.draw());
+            assert!(with == without || [1, 41].contains(&count), "datagram {count}");
+            assert!(with == Fate::Drop || ![1, 41].contains(&count), "datagram {count}");
+        }
+    }
+}

@@ -1,0 +1,684 @@
+//! Runs the real binary: the demo, the programs against each other and against foreign peers, and what goes wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    fs,
+    net::{SocketAddr, UdpSocket},
+    path::Path,
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, run, signal, skip_without, wait_until};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab04-chunks");
+const LIMIT: Duration = Duration::from_secs(10);
+/// Long enough for a program that still has something to say; used only where silence is the claim.
+const SILENCE: Duration = Duration::from_millis(400);
+
+fn demo() -> &'static Demo {
+    static DEMO: OnceLock<Demo> = OnceLock::new();
+    DEMO.get_or_init(|| Demo::play(LAB))
+}
+
+fn lecture_message() -> Vec<u8> {
+    [b"Hello world!".repeat(7000), b"\n".to_vec()].concat()
+}
+
+/// The receiver on a port of the kernel's choice, ready.
+fn receiver(options: &[&str]) -> (Role, SocketAddr) {
+    let mut receiver = Role::spawn(Command::new(LAB).args(["receive", "0"]).args(options)).unwrap();
+    let banner = receiver.line_with("Socket is bound to ").unwrap();
+    receiver.wait_for("Waiting for message ...\n").unwrap();
+    (receiver, banner.rsplit(' ').next().unwrap().parse().unwrap())
+}
+
+/// The relay on a port of the kernel's choice.
+fn relay(to: SocketAddr, options: &[&str]) -> (Role, SocketAddr) {
+    let mut relay = Role::spawn(Command::new(LAB).args(["relay", "0", "--to", &to.to_string()]).args(options)).unwrap();
+    let banner = relay.line_with("Relay is bound to ").unwrap();
+    (relay, banner.split([' ', ',']).nth(4).unwrap().parse().unwrap())
+}
+
+fn send(to: SocketAddr, args: &[&str]) -> Finished {
+    let sent = run(Command::new(LAB).args(["send", "--port", "0", "--to", &to.to_string()]).args(args));
+    assert_eq!(sent.code(), 0, "{sent:?}");
+    sent
+}
+
+/// A foreign socket, bound; reading it has a deadline.
+fn foreign() -> (UdpSocket, SocketAddr) {
+    let sock = UdpSocket::bind("127.0.0.1:0").unwrap();
+    sock.set_read_timeout(Some(LIMIT)).unwrap();
+    let addr = sock.local_addr().unwrap();
+    (sock, addr)
+}
+
+fn next(sock: &UdpSocket) -> Vec<u8> {
+    let mut buffer = [0; 2048];
+    let bytes_read = sock.recv(&mut buffer).unwrap();
+    buffer[..bytes_read].to_vec()
+}
+
+/// Sends blocks by hand, as any program may.
+fn say(to: SocketAddr, blocks: &[&[u8]]) {
+    let (sock, _) = foreign();
+    blocks.iter().for_each(|block| assert_eq!(sock.send_to(block, to).unwrap(), block.len()));
+}
+
+fn ends_well(role: &mut Role) {
+    assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_demo_decides_every_claim_as_recorded() {
+    demo().assert_verdicts(&[
+        ("two-senders", "ANSWERED"),
+        ("one-lost", "CORRECTED"),
+        ("small-buffer", "ANSWERED"),
+        ("whole", "CONFIRMED"),
+        ("early-newline", "CORRECTED"),
+        ("three-ways", "ANSWERED"),
+        ("mended", "CONFIRMED"),
+        ("kernel-splits", "CORRECTED"),
+    ]);
+}
+
+#[test]
+fn the_printed_calls_are_those_strace_saw() {
+    testkit::assert_printed_calls_are_real(LAB);
+}
+
+#[test]
+fn the_command_line_keeps_the_rules_of_all_labs() {
+    testkit::assert_common_rules(LAB, &["receive", "0"], "Waiting for message");
+}
+
+#[test]
+fn the_sheet_quotes_a_real_run() {
+    testkit::assert_sheet_quotes_a_run("lab04-chunks", demo());
+    let sheet = run(Command::new(LAB).arg("sheet"));
+    assert!(sheet.stdout.starts_with("## lab04-chunks") && !sheet.stdout.contains("<details>"));
+}
+
+#[test]
+fn the_lectures_message_goes_out_in_83_parts_and_arrives_whole() {
+    let folder = TempDir::new();
+    let out = folder.path().join("out");
+    let (mut receiver, addr) = receiver(&["--out", out.to_str().unwrap()]);
+    let sent = send(addr, &[]);
+    let bound: SocketAddr =
+        sent.stdout.lines().next().unwrap().strip_prefix("Socket is bound to ").unwrap().parse().unwrap();
+    let shown = "[Hello world!Hello world! ... ello world!Hello world!\\n]\n";
+    let lines = format!(
+        "Sent 1024 bytes of 84001 ...\nSent 2048 bytes of 84001 ...\n...\nSent 84001 bytes of 84001 ...\n\
+         Sent message to {addr} in 83 parts\nPayload length 84001 bytes: {shown}"
+    );
+    assert!(sent.stdout.ends_with(&lines), "{}", sent.stdout);
+    // However many lines the equal blocks were folded into, they are 82 and one more.
+    let blocks = receiver.wait_for(&format!("Total length 84001 bytes: {shown}")).unwrap();
+    let last = format!("Received block of 33 from {bound}\n");
+    assert!(
+        blocks.ends_with(&last) && count(&blocks, &format!("Received block of 1024 from {bound}")) == 82,
+        "{blocks}"
+    );
+    ends_well(&mut receiver);
+    assert!(fs::read(&out).unwrap() == lecture_message());
+}
+
+/// How many lines like this one a role printed, folded ones counted as many times as they say.
+fn count(printed: &str, line: &str) -> usize {
+    let rest = printed.lines().filter_map(|printed| printed.strip_prefix(line));
+    rest.map(|rest| rest.strip_prefix(" x").map_or(1, |times| times.parse().unwrap())).sum()
+}
+
+#[test]
+fn each_part_is_a_datagram_of_its_own_with_exactly_these_bytes() {
+    let (sock, addr) = foreign();
+    send(addr, &[]);
+    for block in lecture_message().chunks(1024) {
+        assert!(next(&sock) == block);
+    }
+}
+
+#[test]
+fn files_and_standard_input_are_sent_and_get_a_newline_if_they_have_none() {
+    let folder = TempDir::new();
+    let file = folder.path().join("message");
+    let (sock, addr) = foreign();
+    for (text, expected) in [("racecar", "racecar\n"), ("racecar\n", "racecar\n"), ("", "\n"), ("a\nb", "a\nb\n")] {
+        fs::write(&file, text).unwrap();
+        send(addr, &[file.to_str().unwrap()]);
+        assert_eq!(String::from_utf8(next(&sock)).unwrap(), expected);
+
+        let piped = Command::new(LAB)
+            .args(["send", "-", "--port", "0", "--to", &addr.to_string()])
+            .stdin(fs::File::open(&file).unwrap())
+            .output()
+            .unwrap();
+        assert!(piped.status.success(), "{piped:?}");
+        assert_eq!(String::from_utf8(next(&sock)).unwrap(), expected);
+    }
+    // Typed lines: sent at the end of standard input, not before.
+    let mut typed =
+        Role::spawn(Command::new(LAB).args(["send", "-", "--port", "0", "--to", &addr.to_string()])).unwrap();
+    typed.type_line("taco").unwrap();
+    typed.type_line("cat").unwrap();
+    typed.close_input();
+    ends_well(&mut typed);
+    assert_eq!(next(&sock), b"taco\ncat\n");
+}
+
+#[test]
+fn a_relay_that_loses_a_middle_block_leaves_a_shorter_message_and_one_that_loses_the_last_leaves_it_waiting() {
+    let folder = TempDir::new();
+    let out = folder.path().join("out");
+    for (lost, left) in [(1, 82_977), (41, 82_977), (83, 83_968)] {
+        let (mut receiver, addr) = receiver(&["--out", out.to_str().unwrap()]);
+        let (mut relay, relay_addr) = relay(addr, &["--lose", &lost.to_string()]);
+        send(relay_addr, &[]);
+        relay.wait_for(&format!("Datagram {lost}: lost\n")).unwrap();
+        relay.wait_for("So far 83 datagrams came and 82 were sent on\n").unwrap();
+        if lost == 83 {
+            receiver.wait_for_within("Total length", SILENCE).unwrap_err();
+            signal(&receiver, Signal::SIGINT);
+            receiver.wait_for(&format!("Interrupted after {left} bytes: no newline at their end\n")).unwrap();
+        } else {
+            receiver.wait_for(&format!("Total length {left} bytes: ")).unwrap();
+        }
+        ends_well(&mut receiver);
+        // Kept in the file, interrupted or not.
+        let mut blocks: Vec<_> = lecture_message().chunks(1024).map(<[u8]>::to_vec).collect();
+        blocks.remove(lost - 1);
+        assert!(fs::read(&out).unwrap() == blocks.concat());
+    }
+}
+
+#[test]
+fn two_senders_mix_without_numbers_and_do_not_with_them() {
+    let (mut plain, addr) = receiver(&["--messages", "2"]);
+    let (a_sock, b_sock) = (foreign().0, foreign().0);
+    for (sock, block) in [(&a_sock, "aaa"), (&b_sock, "bbb"), (&a_sock, "a\n"), (&b_sock, "b\n")] {
+        sock.send_to(block.as_bytes(), addr).unwrap();
+    }
+    plain.wait_for("Total length 8 bytes: [aaabbba\\n]\n").unwrap();
+    plain.wait_for("Total length 2 bytes: [b\\n]\n").unwrap();
+    ends_well(&mut plain);
+
+    let folder = TempDir::new();
+    let out = folder.path().join("out");
+    let (mut numbered, addr) = receiver(&["--numbered", "--messages", "2", "--out", out.to_str().unwrap()]);
+    let file = |letter: &str| {
+        let file = folder.path().join(letter);
+        fs::write(&file, letter.repeat(5000)).unwrap();
+        file.to_str().unwrap().to_string()
+    };
+    let mut senders = ["a", "b"].map(|letter| {
+        let args = ["send", &file(letter), "--numbered", "--gap", "3", "--port", "0", "--to", &addr.to_string()];
+        Role::spawn(Command::new(LAB).args(args)).unwrap()
+    });
+    senders.iter_mut().for_each(ends_well);
+    ends_well(&mut numbered);
+    let received = fs::read_to_string(&out).unwrap();
+    assert!(["a", "b"].iter().all(|letter| received.contains(&letter.repeat(5000))), "{received}");
+}
+
+#[test]
+fn numbered_blocks_survive_a_bad_relay_once_they_are_sent_often_enough() {
+    let folder = TempDir::new();
+    let (out, file) = (folder.path().join("out"), folder.path().join("file"));
+    // Any bytes: a numbered message needs no newline.
+    let message: Vec<u8> = (0..50_000u32).flat_map(|number| number.to_le_bytes()).take(70_001).collect();
+    fs::write(&file, &message).unwrap();
+    let (mut receiver, addr) = receiver(&["--numbered", "--out", out.to_str().unwrap()]);
+    let (mut relay, relay_addr) =
+        relay(addr, &["--seed", "3", "--drop", "10", "--duplicate", "10", "--reorder", "10", "--delay", "5"]);
+    let args = [file.to_str().unwrap(), "--numbered", "--copies", "4", "--gap", "1"];
+    let sent = send(relay_addr, &args);
+    assert_eq!(sent.stdout.matches(" in 70 parts\n").count(), 4, "{}", sent.stdout);
+    receiver.wait_for("Total length 70001 bytes: ").unwrap();
+    ends_well(&mut receiver);
+    assert!(fs::read(&out).unwrap() == message);
+    for fate in ["lost", "sent on twice", "held back", "delayed"] {
+        relay.wait_for(fate).unwrap();
+    }
+}
+
+#[test]
+fn the_same_seed_gives_the_same_losses_and_another_seed_others() {
+    let fates = |seed: &str| {
+        let (_sink, addr) = foreign();
+        let rates = ["--drop", "20", "--duplicate", "20", "--reorder", "20", "--seed", seed];
+        let (mut relay, relay_addr) = relay(addr, &rates);
+        send(relay_addr, &[]);
+        relay.wait_for("So far 83 datagrams came and ").unwrap()
+    };
+    assert_eq!(fates("7"), fates("7"));
+    assert_ne!(fates("7"), fates("8"));
+}
+
+#[test]
+fn the_relay_passes_holds_doubles_and_releases_the_last_one_after_a_silence() {
+    let (sock, addr) = foreign();
+    let (_passes, relay_addr) = relay(addr, &[]);
+    say(relay_addr, &[b"one", b"", &[b'x'; 60_000]]);
+    let mut buffer = vec![0; 65_536];
+    for length in [3, 0, 60_000] {
+        assert_eq!(sock.recv(&mut buffer).unwrap(), length);
+    }
+    let (_holds, relay_addr) = relay(addr, &["--reorder", "100"]);
+    say(relay_addr, &[b"one", b"two", b"three"]);
+    assert_eq!([next(&sock), next(&sock), next(&sock)], [&b"two"[..], b"one", b"three"]);
+    let (_doubles, relay_addr) = relay(addr, &["--duplicate", "100"]);
+    say(relay_addr, &[b"one", b"two"]);
+    assert_eq!([next(&sock), next(&sock), next(&sock), next(&sock)], [b"one", b"one", b"two", b"two"]);
+    let (_delays, relay_addr) = relay(addr, &["--delay", "100", "--delay-ms", "5"]);
+    say(relay_addr, &[b"one", b"two"]);
+    assert_eq!([next(&sock), next(&sock)], [b"one", b"two"]);
+}
+
+#[test]
+fn a_small_receive_buffer_loses_silently_and_the_receiver_tells_the_kernels_number() {
+    // It pauses before its first recvfrom, so that the datagrams must wait.
+    let args = ["receive", "0", "--rcvbuf", "20000", "--pause"];
+    let mut receiver = Role::spawn(Command::new(LAB).args(args)).unwrap();
+    for _ in 0..3 {
+        receiver.wait_for("[Enter]").unwrap();
+        receiver.type_line("").unwrap();
+    }
+    let banner = receiver.line_with("Socket is bound to ").unwrap();
+    let addr: SocketAddr = banner.rsplit(' ').next().unwrap().parse().unwrap();
+    receiver.wait_for("next: recvfrom(").unwrap();
+    let sent = send(addr, &[]);
+    assert!(sent.stdout.contains(" in 83 parts\n"), "the sender learns nothing: {}", sent.stdout);
+    let drops = if have("ss") { drops_by_ss(addr.port()) } else { None };
+
+    receiver.close_input(); // no further pauses
+    wait_until("all that fitted was read", LIMIT, || {
+        let unread = shared::kernel::udp_sockets(addr.port())?.iter().map(|row| row.recv_queue).sum::<u32>();
+        Ok((unread == 0).then_some(()))
+    })
+    .unwrap();
+    signal(&receiver, Signal::SIGINT);
+    ends_well(&mut receiver);
+    let line = receiver.line_with("The kernel dropped ").unwrap();
+    let told: usize = line.split(' ').nth(3).unwrap().parse().unwrap();
+    let printed = receiver.printed();
+    let blocks = printed.lines().filter(|line| line.starts_with("Received block of "));
+    let times = |line: &str| line.rsplit_once(" x").map_or(1, |(_, times)| times.parse().unwrap());
+    let read: usize = blocks.map(times).sum();
+    assert!(told > 0 && told + read == 83, "{told} dropped, {read} read");
+    if !skip_without(drops.is_none(), "ss with -m", "apt-get install iproute2") {
+        assert_eq!(drops, Some(told), "ss and /proc/net/udp");
+    }
+}
+
+fn asleep(role: &Role) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", role.pid())).unwrap().contains(") S ")
+}
+
+/// The d of `skmem:(r0,rb40000,...,d63)`.
+fn drops_by_ss(port: u16) -> Option<usize> {
+    let shown = run(Command::new("ss").args(["-uamn", &format!("sport = :{port}")]));
+    let memory = shown.stdout.split("skmem:(").nth(1)?.split(')').next()?.to_string();
+    memory.rsplit(",d").next()?.parse().ok()
+}
+
+#[test]
+fn the_sender_says_the_same_whether_or_not_anybody_listens() {
+    let (sock, addr) = foreign();
+    let heard = send(addr, &[]).stdout;
+    drop(sock);
+    let unheard = send(addr, &[]).stdout;
+    let from = |text: &str| text.split_once('\n').unwrap().1.to_string(); // but for its own port
+    assert_eq!(from(&heard), from(&unheard));
+}
+
+#[test]
+fn numbered_names_what_is_missing_ignores_what_is_no_block_and_still_gets_the_rest() {
+    let (mut receiver, addr) = receiver(&["--numbered"]);
+    let (sock, tap) = foreign();
+    let folder = TempDir::new();
+    let file = folder.path().join("file");
+    fs::write(&file, "x".repeat(4000)).unwrap();
+    send(tap, &["--numbered", file.to_str().unwrap()]);
+    let blocks: Vec<Vec<u8>> = (0..4).map(|_| next(&sock)).collect();
+    say(addr, &[b"hello", &blocks[3], &blocks[0], &blocks[0], &blocks[0][..1000]]);
+    receiver.wait_for("Ignored 5 bytes from ").unwrap();
+    receiver.wait_for(": no numbered block\n").unwrap();
+    receiver.wait_for(": its length does not fit its place in the message\n").unwrap();
+    sock.send_to(&blocks[3], addr).unwrap(); // from another source: another message
+    receiver.wait_for(": missing 2 of 4\n  blocks 1-2\n").unwrap();
+    receiver.wait_for(": missing 3 of 4\n  blocks 0-2\n").unwrap();
+    for at in [0, 2, 1] {
+        sock.send_to(&blocks[at], addr).unwrap();
+    }
+    receiver.wait_for("Total length 4000 bytes: [xxxx").unwrap();
+    receiver.wait_for("Of 4 blocks 3 came late and 0 twice\n").unwrap();
+    ends_well(&mut receiver);
+}
+
+#[test]
+fn random_datagrams_leave_both_receivers_as_they_were() {
+    for options in [&["--numbered"][..], &[]] {
+        let (mut receiver, addr) = receiver(options);
+        let (sock, _) = foreign();
+        let config = ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() };
+        let magic = any::<bool>();
+        let outcome = TestRunner::new(config).run(&(magic, vec(any::<u8>(), 0..1500)), |(magic, mut bytes)| {
+            if magic && bytes.len() >= 16 {
+                bytes[..4].copy_from_slice(b"NBLK");
+                bytes[8..14].fill(0); // a low number of a short message: some of them fit
+            }
+            if options.is_empty() && bytes.len().min(1024) > 0 {
+                let last = bytes.len().min(1024) - 1;
+                bytes[last] = b'x'; // no newline: it goes on
+            }
+            sock.send_to(&bytes, addr)?;
+            Ok(())
+        });
+        outcome.unwrap();
+        wait_until("all of it read", LIMIT, || {
+            Ok((shared::kernel::udp_sockets(addr.port())?.iter().all(|row| row.recv_queue == 0)).then_some(()))
+        })
+        .unwrap();
+        signal(&receiver, Signal::SIGTERM);
+        ends_well(&mut receiver);
+        assert!(receiver.printed().contains("Received block of "), "{}", receiver.printed());
+    }
+}
+
+#[test]
+fn foreign_senders_are_heard() {
+    let python = "import socket,sys\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\nm=b'Hello world!'*7000+b'\\n'\nfor i in range(0,len(m),1024): s.sendto(m[i:i+1024],('127.0.0.1',int(sys.argv[1])))";
+    for (tool, args) in
+        [("nc", vec!["-u", "-w1", "127.0.0.1"]), ("socat", vec!["-u", "-"]), ("python3", vec!["-c", python])]
+    {
+        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd socat python3") {
+            continue;
+        }
+        let (mut receiver, addr) = receiver(&[]);
+        let mut command = Command::new(tool);
+        command.args(args);
+        if tool == "socat" {
+            command.arg(format!("UDP4-SENDTO:{addr}"));
+        } else {
+            command.arg(addr.port().to_string());
+        }
+        let mut peer = Role::spawn(&mut command).unwrap();
+        if tool == "python3" {
+            receiver.wait_for("Total length 84001 bytes: [Hello world!").unwrap();
+        } else {
+            peer.type_line("racecar").unwrap();
+            receiver.wait_for("Total length 8 bytes: [racecar\\n]\n").unwrap();
+        }
+        ends_well(&mut receiver);
+        peer.close_input();
+        peer.wait_for_end().unwrap();
+    }
+}
+
+#[test]
+fn foreign_receivers_hear() {
+    // The lecture's receiver in today's Python.
+    let python = "import socket\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\ns.bind(('127.0.0.1',0))\nprint(s.getsockname()[1],flush=True)\nm=b''\nn=0\nwhile not m.endswith(b'\\n'):\n  m+=s.recvfrom(1024)[0]; n+=1\nassert m==b'Hello world!'*7000+b'\\n'\nprint('Total length %d bytes in %d' % (len(m),n))";
+    if !skip_without(!have("python3"), "python3", "apt-get install python3") {
+        let mut peer = Role::spawn(Command::new("python3").args(["-c", python])).unwrap();
+        let port: u16 = peer.wait_for("\n").unwrap().parse().unwrap();
+        send(SocketAddr::from(([127, 0, 0, 1], port)), &[]);
+        peer.wait_for("Total length 84001 bytes in 83\n").unwrap();
+        ends_well(&mut peer);
+    }
+    for tool in ["nc", "socat"] {
+        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd socat") {
+            continue;
+        }
+        // Neither says which port the kernel chose: take one that is free, and another if it was taken meanwhile.
+        let mut tries = 0;
+        let (mut peer, addr) = loop {
+            let addr = foreign().1;
+            let port = addr.port().to_string();
+            let mut peer = match tool {
+                "nc" => Role::spawn(Command::new("nc").args(["-u", "-l", "127.0.0.1", &port]).stderr(Stdio::null())),
+                _ => Role::spawn(
+                    Command::new("socat")
+                        .args(["-u", &format!("UDP4-RECV:{port},bind=127.0.0.1"), "-"])
+                        .stderr(Stdio::null()),
+                ),
+            }
+            .unwrap();
+            let bound = wait_until("the foreign receiver bound", Duration::from_secs(2), || {
+                Ok((!shared::kernel::udp_sockets(addr.port())?.is_empty()).then_some(()))
+            });
+            tries += 1;
+            match bound {
+                Ok(()) => break (peer, addr),
+                Err(error) => assert!(tries < 5, "{tool}: {error} {}", peer.printed()),
+            }
+        };
+        let folder = TempDir::new();
+        let file = folder.path().join("file");
+        fs::write(&file, "racecar\ntaco cat").unwrap();
+        send(addr, &[file.to_str().unwrap()]);
+        peer.wait_for("racecar\ntaco cat\n").unwrap();
+    }
+}
+
+#[test]
+fn ipv6_works_the_same() {
+    let (mut receiver, addr) = receiver(&["--bind", "::1"]);
+    send(addr, &["--bind", "::1"]);
+    receiver.wait_for("Received block of 1024 from [::1]:").unwrap();
+    receiver.wait_for("Total length 84001 bytes: ").unwrap();
+    ends_well(&mut receiver);
+}
+
+#[test]
+fn ctrl_c_ends_each_role_in_good_order() {
+    let (_sink, addr) = foreign();
+    let to = addr.to_string();
+    let folder = TempDir::new();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let pipe = pipe.to_str().unwrap();
+    for (args, ready, last) in [
+        (&["receive", "0", "--numbered"][..], "Waiting for message", ""),
+        (&["relay", "0", "--to", &to], "Relay is bound to ", ""),
+        (
+            &["send", "--port", "0", "--gap", "60000", "--to", &to],
+            "Sent 1024 bytes of 84001",
+            "Interrupted after 1024 bytes of 84001\n",
+        ),
+        (&["send", "--pause", "--to", &to], "next: socket(AF_INET, SOCK_DGRAM, 0)", ""),
+        (&["receive", "0", "--pause"], "next: socket(AF_INET, SOCK_DGRAM, 0)", ""),
+    ] {
+        let mut role = Role::spawn(Command::new(LAB).args(args)).unwrap();
+        role.wait_for(ready).unwrap();
+        signal(&role, Signal::SIGINT);
+        if !last.is_empty() {
+            role.wait_for(last).unwrap();
+        }
+        ends_well(&mut role);
+    }
+    // While it waits for what to send: standard input, and a named pipe nobody writes to.
+    for file in ["-", pipe] {
+        let mut role = Role::spawn(Command::new(LAB).args(["send", file, "--port", "0", "--to", &to])).unwrap();
+        wait_until("the sender waits for input", LIMIT, || Ok((asleep(&role) && signals_blocked(&role)).then_some(())))
+            .unwrap();
+        signal(&role, Signal::SIGINT);
+        ends_well(&mut role);
+        assert_eq!(role.printed(), "", "nothing was sent");
+    }
+}
+
+/// Whether the role has come so far that it takes SIGINT from a descriptor: bit 1 of SigBlk in proc_pid_status(5).
+fn signals_blocked(role: &Role) -> bool {
+    let status = fs::read_to_string(format!("/proc/{}/status", role.pid())).unwrap();
+    let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap().trim();
+    u64::from_str_radix(blocked, 16).unwrap() & 2 != 0
+}
+
+#[test]
+fn pause_waits_before_each_call() {
+    let (sock, addr) = foreign();
+    let args = ["send", "--pause", "--port", "0", "--to", &addr.to_string()];
+    let mut sender = Role::spawn(Command::new(LAB).args(args)).unwrap();
+    for call in ["socket(AF_INET, SOCK_DGRAM, 0)", "bind("] {
+        sender.wait_for(&format!("next: {call}")).unwrap();
+        assert!(!sender.printed().contains("is bound"), "it did not wait before {call}");
+        sender.type_line("").unwrap();
+    }
+    for sent in [1024, 2048, 3072] {
+        sender.wait_for("next: sendto(").unwrap();
+        assert!(!sender.printed().contains(&format!("Sent {sent} bytes")), "it did not wait before sendto");
+        sender.type_line("").unwrap();
+        assert_eq!(next(&sock).len(), 1024);
+        sender.wait_for(&format!("Sent {sent} bytes of 84001 ...\n")).unwrap();
+    }
+    sender.close_input();
+    ends_well(&mut sender);
+
+    let mut receiver = Role::spawn(Command::new(LAB).args(["receive", "0", "--pause"])).unwrap();
+    for call in ["socket(AF_INET, SOCK_DGRAM, 0)", "bind(", "recvfrom("] {
+        receiver.wait_for(&format!("next: {call}")).unwrap();
+        receiver.type_line("").unwrap();
+    }
+    let printed = receiver.printed();
+    let addr = printed.lines().find_map(|line| line.strip_prefix("Socket is bound to ")).unwrap().parse().unwrap();
+    say(addr, &[b"one", b"two\n"]);
+    receiver.wait_for("Received block of 3 ").unwrap();
+    receiver.wait_for("next: recvfrom(").unwrap();
+    receiver.type_line("").unwrap();
+    receiver.wait_for("Total length 7 bytes: [onetwo\\n]\n").unwrap();
+    ends_well(&mut receiver);
+}
+
+#[test]
+fn a_closed_pipe_ends_a_role_quietly() {
+    let (_sink, addr) = foreign();
+    let command = format!("\"$0\" send --port 0 --to {addr} 2>&1 | head -1; echo \"${{PIPESTATUS[0]}}\"");
+    let closed = run(Command::new("bash").args(["-c", &command, LAB]));
+    let lines: Vec<_> = closed.stdout.lines().collect();
+    // It may have written all before the reader went.
+    assert!(lines.len() == 2 && ["0", "141"].contains(&lines[1]), "{closed:?}");
+}
+
+#[test]
+fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    let failed = |args: &[&str]| {
+        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
+        (status.code(), stderr)
+    };
+    let (_taken, addr) = foreign();
+    let port = addr.port().to_string();
+    let expected = format!(
+        "lab04: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+    );
+    for args in
+        [&["receive", &port][..], &["receive", &port, "--numbered"], &["relay", &port], &["send", "--port", &port]]
+    {
+        assert_eq!(failed(args), (Some(1), expected.clone()), "{args:?}");
+    }
+    let (code, stderr) = failed(&["receive", "--bind", "192.0.2.1"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("lab04: bind 192.0.2.1:7778: EADDRNOTAVAIL (99) "), "{stderr}");
+    let (code, stderr) = failed(&["send", "no-such-file"]);
+    assert_eq!((code, stderr.as_str()), (Some(1), "lab04: open no-such-file: ENOENT (2) No such file or directory\n"));
+    let (code, stderr) = failed(&["send", "/dev/zero"]);
+    assert_eq!((code, stderr.as_str()), (Some(1), "lab04: /dev/zero: longer than 16777215 bytes\n"));
+    let (code, stderr) = failed(&["send", "/"]);
+    assert_eq!((code, stderr.as_str()), (Some(1), "lab04: read /: EISDIR (21) Is a directory\n"));
+    let (code, stderr) = failed(&["send", "--port", "0", "--to", "127.0.0.1:0"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("lab04: sendto 127.0.0.1:0: EINVAL (22) "), "{stderr}");
+    for usage in [
+        &["receive", "65536"][..],
+        &["send", "--to", "here"],
+        &["send", "--to", "127.0.0.1"],
+        &["receive", "--bind", "here"],
+        &["relay", "--drop", "101"],
+        &["relay", "--drop", "60", "--delay", "41"],
+        &["relay", "--lose", "x"],
+        &["post"],
+    ] {
+        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn a_relay_to_itself_is_refused() {
+    // The port may be taken by somebody else between the two lines; then bind says so.
+    let free = foreign().1;
+    let refused = run(Command::new(LAB).args(["relay", &free.port().to_string(), "--to", &free.to_string()]));
+    assert_eq!(refused.code(), 1, "{refused:?}");
+    assert!(
+        refused.stderr.contains("that is the relay itself") || refused.stderr.contains("EADDRINUSE"),
+        "{refused:?}"
+    );
+}
+
+#[test]
+fn a_message_that_never_ends_is_given_up_at_its_limit() {
+    let mut child =
+        Command::new(LAB).args(["receive", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let banner = lines.next().unwrap().unwrap();
+    let addr: SocketAddr = banner.rsplit(' ').next().unwrap().parse().unwrap();
+    let reader = std::thread::spawn(move || lines.count());
+    let (sock, _) = foreign();
+    // Some of these are lost, so more are sent than 16 MiB need.
+    let ended = wait_until("the receiver gives up", LIMIT, || {
+        for _ in 0..64 {
+            sock.send_to(&[b'x'; 1024], addr)?;
+        }
+        Ok(child.try_wait()?)
+    });
+    if ended.is_err() {
+        child.kill().unwrap();
+    }
+    let output = child.wait_with_output().unwrap();
+    reader.join().unwrap();
+    assert_eq!(ended.unwrap().code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(stderr, "lab04: no newline at the end of a block in 16777216 bytes: given up\n");
+}
+
+#[test]
+fn a_privileged_port_is_refused_to_an_ordinary_account() {
+    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
+        return;
+    }
+    let folder = TempDir::new();
+    for args in [&["receive", "1"][..], &["send", "--port", "1"], &["relay", "1"]] {
+        let refused = run(as_ordinary_account(LAB, &folder).args(args));
+        assert_eq!(refused.code(), 1);
+        let expected = "lab04: bind 127.0.0.1:1: EACCES (13) Permission denied\n  hint: ";
+        assert!(refused.stderr.starts_with(expected), "{refused:?}");
+    }
+}
+
+#[test]
+fn the_demo_needs_no_privileges() {
+    let folder = TempDir::new();
+    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
+    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
+    assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+}
+
+#[test]
+fn the_header_is_documented_as_it_is_on_the_wire() {
+    let (sock, addr) = foreign();
+    send(addr, &["--numbered"]);
+    let first = next(&sock);
+    assert_eq!(
+        (first.len(), &first[..4], &first[8..12], &first[12..16]),
+        (1024, &b"NBLK"[..], &[0; 4][..], &[0, 1, 0x48, 0x21][..])
+    );
+    assert_eq!(&first[16..28], b"Hello world!");
+    let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/numbered.rs")).unwrap();
+    assert!(main.contains("//!  0- 3   \"NBLK\""));
+}

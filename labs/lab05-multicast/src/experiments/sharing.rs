@@ -1,0 +1,143 @@
+//! Several receivers on one port of one host, and what each of them is bound to.
+
+use std::{
+    net::{Ipv4Addr, SocketAddrV4},
+    os::fd::AsRawFd,
+};
+
+use anyhow::Result;
+use nix::sys::socket::{SockaddrIn, recvfrom};
+use shared::{At, Predicts, Stage, Verdict, returned};
+use socket2::{Domain, Socket, Type};
+
+use super::{END, HELLO, LIMIT, LO, OwnGroup, bound, heard_before_the_end, join, local_addr, send_text, sender};
+
+/// Whether the first receiver sets SO_REUSEADDR, and whether the second does.
+const CASES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
+
+/// In which of [`CASES`] the second bind works, and how many of the two then get a datagram to the group.
+#[derive(Debug, PartialEq)]
+struct Shared {
+    binds: [bool; 4],
+    receivers: usize,
+}
+
+pub fn second_receiver(stage: &mut Stage) -> Result<Verdict> {
+    let both = CASES.map(|(first, second)| first && second);
+    let question = stage.ask(
+        "A receiver runs. When can a second one on this host bind the same group and port, and who gets a datagram?",
+        [
+            ("always; both: a group is for many", Shared { binds: [true; 4], receivers: 2 }),
+            ("if the second sets SO_REUSEADDR; both", Shared { binds: CASES.map(|(_, second)| second), receivers: 2 }),
+            ("if both set it; only the last one", Shared { binds: both, receivers: 1 }),
+            ("if both set it; both", Shared { binds: both, receivers: 2 }),
+            ("never", Shared { binds: [false; 4], receivers: 1 }),
+        ],
+        Predicts { source: None, kit: Shared { binds: both, receivers: 2 } },
+    )?;
+    let group = OwnGroup::new()?;
+    let mut binds = [false; 4];
+    let mut receivers = 1;
+    for (binds, (first_reuse, second_reuse)) in binds.iter_mut().zip(CASES) {
+        let first_sock = receiver(first_reuse)?;
+        first_sock.bind(&group.addr.into()).at("bind", group.addr)?;
+        let second_sock = receiver(second_reuse)?;
+        let bound = second_sock.bind(&group.addr.into());
+
+        let yes_no = |set| if set { "yes" } else { "no" };
+        stage.say(
+            "reuse",
+            format_args!(
+                "first {:<4} second {:<4} bind({}, {}) = {}",
+                yes_no(first_reuse),
+                yes_no(second_reuse),
+                second_sock.as_raw_fd(),
+                group.addr,
+                returned(&bound).split(" (").next().unwrap_or_default(),
+            ),
+        );
+        *binds = bound.is_ok();
+        if *binds {
+            receivers = how_many_hear(stage, &group, [first_sock, second_sock])?;
+        }
+    }
+
+    let senders = [sender()?, sender()?]; // without SO_REUSEADDR
+    let mut ports = Vec::new();
+    for send_sock in &senders {
+        send_text(stage, send_sock, HELLO, group.addr).at("sendto", group.addr)?;
+        ports.push(local_addr(send_sock)?.port());
+    }
+    stage.say("senders", format_args!("two, without SO_REUSEADDR, at ports {} and {}", ports[0], ports[1]));
+    anyhow::ensure!(ports[0] != ports[1], "two senders have the same port");
+    stage.verdict(
+        question,
+        Shared { binds, receivers },
+        "each receiver of a host needs it, the first too; no sender does",
+    )
+}
+
+/// A receiver that is not bound yet.
+fn receiver(reuse: bool) -> Result<Socket> {
+    let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
+    sock.set_read_timeout(Some(LIMIT)).at("setsockopt", "SO_RCVTIMEO")?;
+    sock.set_reuse_address(reuse).at("setsockopt", "SO_REUSEADDR")?;
+    Ok(sock)
+}
+
+/// Both join, then one datagram goes to the group: how many of them get it.
+fn how_many_hear(stage: &mut Stage, group: &OwnGroup, socks: [Socket; 2]) -> Result<usize> {
+    let send_sock = sender()?;
+    for sock in &socks {
+        join(stage, "receiver", sock, group.ip())?;
+    }
+    send_text(stage, &send_sock, HELLO, group.addr).at("sendto", group.addr)?;
+    let mut heard = 0;
+    for sock in &socks {
+        let fd = sock.as_raw_fd();
+        let received = recvfrom::<SockaddrIn>(fd, &mut [0; 1024]).map(|(bytes_read, _)| bytes_read);
+        stage.say("receiver", format_args!("recvfrom({fd}, 1024) = {}", returned(&received)));
+        heard += usize::from(received.is_ok());
+    }
+    Ok(heard)
+}
+
+/// Which of three destinations a socket heard: its group, another group of the host, 127.0.0.1.
+type Heard = [bool; 3];
+
+pub fn bound_to(stage: &mut Stage) -> Result<Verdict> {
+    let (group, other) = (OwnGroup::new()?, OwnGroup::new()?);
+    let other_addr = SocketAddrV4::new(*other.ip(), group.port());
+    let any_addr = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, group.port());
+    let group_sock = bound(group.addr)?;
+    stage.say("to group", format_args!("bind({}, {}) = 0", group_sock.as_raw_fd(), group.addr));
+    let any_sock = bound(any_addr)?;
+    stage.say("to any", format_args!("bind({}, {any_addr}) = 0", any_sock.as_raw_fd()));
+    join(stage, "to group", &group_sock, group.ip())?;
+    for joined in [group.ip(), other.ip()] {
+        join(stage, "to any", &any_sock, joined)?;
+    }
+
+    let send_sock = sender()?;
+    let question = stage.ask(
+        "Three datagrams to this port: to the first group, to the second, to 127.0.0.1. Who hears which?",
+        [
+            ("bound to the group: the first. Bound to any: all three", [[true, false, false], [true; 3]]),
+            ("bound to the group: both groups. Bound to any: all three", [[true, true, false], [true; 3]]),
+            ("bound to the group: the first. Bound to any: the others", [[true, false, false], [false, true, true]]),
+            ("both hear all three: a bind chooses the port", [[true; 3], [true; 3]]),
+        ],
+        Predicts { source: None, kit: [[true, false, false], [true; 3]] },
+    )?;
+    let destinations = [("one", group.addr), ("two", other_addr), ("three", SocketAddrV4::new(LO, group.port()))];
+    for (text, addr) in destinations {
+        send_text(stage, &send_sock, text, addr).at("sendto", addr)?;
+    }
+    send_text(stage, &send_sock, END, group.addr).at("sendto", group.addr)?;
+    let mut observed = [Heard::default(); 2];
+    for (heard, (label, sock)) in observed.iter_mut().zip([("to group", &group_sock), ("to any", &any_sock)]) {
+        let texts = heard_before_the_end(stage, label, sock)?;
+        *heard = destinations.map(|(text, _)| texts.contains(&text.to_string()));
+    }
+    stage.verdict(question, observed, "the bound address filters: only what is sent to it comes through")
+}

@@ -1,0 +1,123 @@
+//! shutdown, close, reset: what does each end still send, and what does it still get?
+//!
+//! Terminal 1:   cargo run -p lab09-shutdown -- server
+//! Terminal 2:   cargo run -p lab09-shutdown -- client                 sends, then shutdown(SHUT_WR)
+//!          or:  cargo run -p lab09-shutdown -- client --how reset     rd, rdwr, close: the other ways
+//! Watch:        scripts/states.sh 7777 --watch
+//! Experiments:  cargo run -p lab09-shutdown
+//!
+//! Compare with lab08-stream (a terminator ends the message) and lab10-timewait (who stays behind after the close).
+//! Source: notes ch.2, TCP socket shutdown routines; Programming Application layer protocol on top of TCP.
+//! Read: shutdown(2), close(2), socket(7) on SO_LINGER, send(2) on EPIPE, RFC 9293 3.6, RFC 1122 4.2.2.13.
+
+mod client;
+mod experiments;
+mod server;
+
+use std::{net::SocketAddr, os::fd::AsFd, process::ExitCode};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+};
+use shared::{At, DemoArgs, Stop};
+use socket2::Socket;
+
+const LAB: &str = env!("CARGO_PKG_NAME");
+const EXAMPLES: &str = "\
+Examples:
+  lab09-shutdown                           play all experiments
+  lab09-shutdown demo shut-rd --pause      one of them, for the projector
+  lab09-shutdown server                    terminal 1: 127.0.0.1:7777
+  lab09-shutdown client                    terminal 2: sends, shuts down, receives
+  lab09-shutdown client --how reset        ends with a reset instead
+  nc -N 127.0.0.1 7777                     any program that half-closes is a client";
+
+#[derive(Parser)]
+#[command(version, about = "shutdown, close and reset: the ways to end a connection", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play the experiments (also without any argument)
+    Demo(DemoArgs),
+    /// Print this lab's section of NOTES.md
+    Sheet,
+    /// Terminal 1: receive until end of stream, answer, close
+    Server(ServerArgs),
+    /// Terminal 2: send, end in one of five ways, receive the answer
+    Client(ClientArgs),
+}
+
+#[derive(Args)]
+struct ServerArgs {
+    /// Address to listen on; port 0 lets the kernel choose
+    #[arg(default_value = "127.0.0.1:7777")]
+    address: SocketAddr,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+#[derive(Args)]
+struct ClientArgs {
+    /// The server's address
+    #[arg(default_value = "127.0.0.1:7777")]
+    address: SocketAddr,
+    /// What to send
+    #[arg(long, default_value = "get the last message", value_name = "TEXT")]
+    message: String,
+    /// How to end once it is sent
+    #[arg(long, value_enum, default_value_t = How::Wr)]
+    how: How,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+/// The ways to end.
+#[derive(Clone, Copy, ValueEnum)]
+enum How {
+    /// shutdown(SHUT_WR): done sending, still receiving
+    Wr,
+    /// shutdown(SHUT_RD): done receiving
+    Rd,
+    /// shutdown(SHUT_RDWR): both
+    Rdwr,
+    /// close
+    Close,
+    /// SO_LINGER 0, then close: a reset
+    Reset,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    shared::run(LAB, || dispatch(&cli))
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        None => return shared::play(&experiments::LESSON, &DemoArgs::default()),
+        Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
+        Some(Command::Sheet) => return shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Server(args)) => server::run(args)?,
+        Some(Command::Client(args)) => client::run(args)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits until the next call on `sock` will not block; false after Ctrl-C, which a blocked call would not hear.
+fn ready(sock: &Socket, events: PollFlags, stop: &Stop) -> Result<bool> {
+    let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), events)];
+    loop {
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => {} // Ctrl-Z, then fg
+            result => return Ok(result.at("poll", "").map(|_| !stop.requested())?),
+        }
+    }
+}

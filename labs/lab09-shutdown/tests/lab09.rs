@@ -1,0 +1,379 @@
+//! Runs the real binary: the demo, the programs against each other and against foreign peers, and what goes wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    process::{Command, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+use shared::kernel::{Pair, State, wait_for_state};
+use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, root, run, signal, skip_without};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab09-shutdown");
+const LIMIT: Duration = Duration::from_secs(10);
+
+fn demo() -> &'static Demo {
+    static DEMO: OnceLock<Demo> = OnceLock::new();
+    DEMO.get_or_init(|| Demo::play(LAB))
+}
+
+/// The server on a port of the kernel's choice.
+fn server() -> (Role, SocketAddr) {
+    let mut server = Role::spawn(Command::new(LAB).args(["server", "127.0.0.1:0"])).unwrap();
+    let line = server.line_with(" is in listening state").unwrap();
+    let addr = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    (server, addr)
+}
+
+/// The client, connected; and its end of the connection.
+fn client(addr: SocketAddr, how: &str) -> (Role, Pair) {
+    let mut client = Role::spawn(Command::new(LAB).args(["client", &addr.to_string(), "--how", how])).unwrap();
+    let line = client.line_with("Local end-point is bound to ").unwrap();
+    let local = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
+    (client, Pair { local, peer: addr })
+}
+
+/// A foreign listener and its address.
+fn foreign_listener() -> (TcpListener, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    (listener, addr)
+}
+
+fn accepted(listener: &TcpListener) -> TcpStream {
+    let stream = listener.accept().unwrap().0;
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream
+}
+
+fn is_in(end: Pair, state: Option<State>) {
+    wait_for_state(end, state, LIMIT).unwrap();
+}
+
+fn ends_well(role: &mut Role) {
+    assert_eq!(role.wait_for_end().unwrap().code(), Some(0), "{}", role.printed());
+}
+
+#[test]
+fn the_demo_decides_every_claim_as_recorded() {
+    demo().assert_verdicts(&[
+        ("half-close", "CONFIRMED"),
+        ("shut-rd", "CORRECTED"),
+        ("unread-input", "CORRECTED"),
+        ("send-after", "ANSWERED"),
+        ("first-send", "CORRECTED"),
+        ("copies", "ANSWERED"),
+        ("linger-0", "ANSWERED"),
+        ("descriptor", "CONFIRMED"),
+    ]);
+}
+
+#[test]
+fn the_printed_calls_are_those_strace_saw() {
+    testkit::assert_printed_calls_are_real(LAB);
+}
+
+#[test]
+fn the_command_line_keeps_the_rules_of_all_labs() {
+    testkit::assert_common_rules(LAB, &["server", "127.0.0.1:0"], " is in listening state");
+}
+
+#[test]
+fn the_sheet_quotes_a_real_run() {
+    testkit::assert_sheet_quotes_a_run("lab09-shutdown", demo());
+}
+
+#[test]
+fn shut_wr_ends_the_request_and_the_answer_still_comes() {
+    let (mut server, addr) = server();
+    let (mut client, end) = client(addr, "wr");
+    client.wait_for("Sent 20 bytes\nCalled shutdown(SHUT_WR)\nPress Enter to receive ...").unwrap();
+    server.wait_for(&format!("New client connected from {}\n", end.local)).unwrap();
+    server.wait_for("End of stream after 20 bytes\nPress Enter to answer ...\n").unwrap();
+    is_in(end, Some(State::FinWait2));
+    is_in(end.other_end(), Some(State::CloseWait));
+    server.type_line("").unwrap();
+    server.wait_for("Sent 18 bytes\nClosed the client's socket\n").unwrap();
+    is_in(end, Some(State::TimeWait));
+    is_in(end.other_end(), None);
+    client.type_line("").unwrap(); // what came is still there to be read
+    client.wait_for("Received 18 bytes: \"20 bytes received\\n\"\nEnd of stream\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+}
+
+#[test]
+fn shut_rd_tells_the_server_nothing_and_an_empty_recv_returns_at_once() {
+    let (mut server, addr) = server();
+    let (mut client, end) = client(addr, "rd");
+    client.wait_for("Called shutdown(SHUT_RD)\n").unwrap();
+    server.wait_for("Received 20 bytes\n").unwrap();
+    is_in(end, Some(State::Established));
+    is_in(end.other_end(), Some(State::Established));
+    client.type_line("").unwrap();
+    client.wait_for("End of stream\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+    server.wait_for("End of stream after 20 bytes\n").unwrap();
+}
+
+#[test]
+fn after_shut_rd_what_a_foreign_server_sends_is_received() {
+    let (listener, addr) = foreign_listener();
+    let (mut client, end) = client(addr, "rd");
+    client.wait_for("Press Enter to receive ...\n").unwrap();
+    let mut conn = accepted(&listener);
+    conn.write_all(b"abc").unwrap();
+    conn.shutdown(Shutdown::Write).unwrap();
+    is_in(end, Some(State::CloseWait));
+    client.type_line("").unwrap();
+    client.wait_for("Received 3 bytes: \"abc\"\nEnd of stream\n").unwrap();
+    ends_well(&mut client);
+}
+
+#[test]
+fn after_shut_rdwr_what_a_foreign_server_sends_draws_a_reset() {
+    let (listener, addr) = foreign_listener();
+    let (mut client, end) = client(addr, "rdwr");
+    client.wait_for("Press Enter to receive ...\n").unwrap();
+    let mut conn = accepted(&listener);
+    is_in(end, Some(State::FinWait2));
+    conn.write_all(b"abc").unwrap();
+    is_in(end, None);
+    is_in(end.other_end(), None);
+    assert_eq!(conn.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
+    client.type_line("").unwrap();
+    client.wait_for("recv: ECONNRESET (Connection reset by peer)\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+}
+
+#[test]
+fn close_ends_the_request_and_the_answer_meets_a_reset() {
+    let (mut server, addr) = server();
+    let (mut client, end) = client(addr, "close");
+    client.wait_for("Closed the socket\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+    server.wait_for("End of stream after 20 bytes\n").unwrap();
+    is_in(end, Some(State::FinWait2));
+    server.type_line("").unwrap();
+    server.wait_for("Sent 18 bytes\n").unwrap(); // the first send always succeeds
+    is_in(end, None);
+    is_in(end.other_end(), None);
+}
+
+#[test]
+fn reset_tells_the_server_of_no_end_and_leaves_nothing_behind() {
+    let (mut server, addr) = server();
+    let (mut client, end) = client(addr, "reset");
+    ends_well(&mut client);
+    server.wait_for("recv: ECONNRESET (Connection reset by peer)\n").unwrap();
+    is_in(end, None);
+    is_in(end.other_end(), None);
+    // The server goes on with the next client.
+    let (_client, end) = self::client(addr, "wr");
+    server.wait_for(&format!("New client connected from {}\n", end.local)).unwrap();
+}
+
+#[test]
+fn without_standard_input_both_go_through_without_waiting() {
+    let (mut server, addr) = server();
+    server.close_input();
+    let client = run(Command::new(LAB).args(["client", &addr.to_string(), "--message", "hello"]));
+    assert_eq!(client.code(), 0, "{client:?}");
+    assert!(client.stdout.ends_with("Received 17 bytes: \"5 bytes received\\n\"\nEnd of stream\nTerminating ...\n"));
+    let empty = run(Command::new(LAB).args(["client", &addr.to_string(), "--message", ""]));
+    assert!(empty.stdout.contains("Received 17 bytes: \"0 bytes received\\n\"\n"), "{empty:?}");
+    let long = "x".repeat(100_000);
+    let long = run(Command::new(LAB).args(["client", &addr.to_string(), "--message", &long]));
+    assert!(long.stdout.contains("100000 bytes received"), "{long:?}");
+}
+
+#[test]
+fn foreign_clients_that_half_close_get_their_answer() {
+    let (mut server, addr) = server();
+    server.close_input();
+    let mut stream = TcpStream::connect(addr).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    stream.write_all(b"hello").unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert_eq!(answer, "5 bytes received\n");
+    let port = addr.port().to_string();
+    let socat = format!("TCP4:{addr}");
+    let python = "import socket,sys\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\ns.sendall(sys.stdin.buffer.read())\ns.shutdown(socket.SHUT_WR)\nprint(s.makefile().read(),end='')";
+    for (tool, args) in [
+        ("nc", vec!["-N", "127.0.0.1", &port]),
+        ("ncat", vec!["127.0.0.1", &port]),
+        ("socat", vec!["-t10", "-", &socat]),
+        ("python3", vec!["-c", python, &port]),
+    ] {
+        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat python3") {
+            continue;
+        }
+        let mut peer = Role::spawn(Command::new(tool).args(args)).unwrap();
+        peer.type_line("eleven byte").unwrap();
+        peer.close_input();
+        peer.wait_for("12 bytes received\n").unwrap();
+        peer.wait_for_end().unwrap();
+    }
+}
+
+#[test]
+fn a_foreign_server_gets_the_whole_request_and_its_answer_is_shown() {
+    if skip_without(!have("python3"), "python3", "apt-get install python3") {
+        return;
+    }
+    let python = "import socket\nl=socket.socket()\nl.bind(('127.0.0.1',0))\nl.listen(1)\nprint(l.getsockname()[1],flush=True)\nc,_=l.accept()\nd=b''\nwhile True:\n b=c.recv(7)\n if not b: break\n d+=b\nc.sendall(d[::-1])\nc.close()";
+    let mut server = Role::spawn(Command::new("python3").args(["-c", python])).unwrap();
+    let port: u16 = server.wait_for("\n").unwrap().parse().unwrap();
+    let shown =
+        run(Command::new(LAB).args(["client", &format!("127.0.0.1:{port}"), "--message", "stressed\u{1b}desserts"]));
+    assert_eq!(shown.code(), 0, "{shown:?}");
+    assert!(shown.stdout.contains("Received 17 bytes: \"stressed\\u{1b}desserts\"\n"), "{shown:?}"); // no raw escapes
+}
+
+#[test]
+fn a_server_that_resets_is_an_event_not_a_failure() {
+    let (listener, addr) = foreign_listener();
+    let (mut client, end) = client(addr, "wr");
+    client.wait_for("Press Enter to receive ...\n").unwrap();
+    is_in(end, Some(State::FinWait2));
+    drop(accepted(&listener)); // with the request unread: a reset
+    is_in(end, None);
+    client.type_line("").unwrap();
+    client.wait_for("recv: ECONNRESET (Connection reset by peer)\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+}
+
+#[test]
+fn ctrl_c_ends_each_role_wherever_it_waits() {
+    let (mut receiving, addr) = server();
+    let _silent = TcpStream::connect(addr).unwrap();
+    receiving.wait_for("New client connected").unwrap();
+    let (mut answering, addr) = server();
+    let (mut waiting, _) = client(addr, "wr");
+    answering.wait_for("Press Enter to answer ...").unwrap();
+    waiting.wait_for("Press Enter to receive ...").unwrap();
+    let (listener, addr) = foreign_listener();
+    let (mut in_recv, _) = client(addr, "wr");
+    in_recv.wait_for("Press Enter to receive ...\n").unwrap();
+    in_recv.type_line("").unwrap();
+    for role in [&mut receiving, &mut waiting, &mut answering, &mut in_recv] {
+        signal(role, Signal::SIGINT);
+        ends_well(role);
+    }
+    drop(listener);
+}
+
+#[test]
+fn pause_waits_before_each_call() {
+    let start = |args: &[&str]| Role::spawn(Command::new(LAB).args(args).arg("--pause")).unwrap();
+    let step = |role: &mut Role, calls: &[&str]| {
+        for call in calls {
+            role.wait_for(&format!("next: {call}")).unwrap();
+            role.type_line("").unwrap();
+        }
+    };
+    let mut server = start(&["server", "127.0.0.1:0"]);
+    step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind("]);
+    let line = server.line_with("Socket is bound to ").unwrap();
+    let addr = line.trim().rsplit(' ').next().unwrap().to_string();
+    step(&mut server, &["listen(", "accept("]);
+    let mut client = start(&["client", &addr]);
+    step(&mut client, &["socket(", "connect(", "send(", "shutdown("]);
+    step(&mut server, &["recv(", "recv("]);
+    server.wait_for("Press Enter to answer ...").unwrap();
+    server.type_line("").unwrap();
+    step(&mut server, &["send(", "close("]);
+    client.wait_for("Press Enter to receive ...").unwrap();
+    client.type_line("").unwrap();
+    step(&mut client, &["recv(", "recv(", "close("]);
+    ends_well(&mut client);
+    let mut reset = start(&["client", &addr, "--how", "reset"]);
+    step(&mut reset, &["socket(", "connect(", "send(", "setsockopt(", "close("]);
+    ends_well(&mut reset);
+    signal(&server, Signal::SIGTERM);
+    ends_well(&mut server);
+}
+
+#[test]
+fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    let failed = |args: &[&str]| {
+        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
+        (status.code(), stderr)
+    };
+    let (taken, addr) = foreign_listener();
+    let (code, stderr) = failed(&["server", &addr.to_string()]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with(&format!("lab09: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")),
+        "{stderr}"
+    );
+    drop(taken);
+    let (code, stderr) = failed(&["client", &addr.to_string()]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with(&format!("lab09: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: ")),
+        "{stderr}"
+    );
+    let (code, stderr) = failed(&["server", "192.0.2.1:7777"]);
+    assert_eq!(code, Some(1));
+    assert!(stderr.starts_with("lab09: bind 192.0.2.1:7777: EADDRNOTAVAIL (99) "), "{stderr}");
+    for usage in [&["server", "7777"][..], &["client", "127.0.0.1:65536"], &["client", "--how", "abort"]] {
+        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn a_closed_pipe_ends_a_role_quietly() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut server = Command::new(LAB);
+    server.args(["server", "127.0.0.1:0"]).stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+    let finished = server.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((finished.status.code(), finished.stderr), (Some(141), Vec::new()));
+}
+
+#[test]
+fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
+    let folder = TempDir::new();
+    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
+    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
+    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
+        return;
+    }
+    let folder = TempDir::new();
+    let refused = run(as_ordinary_account(LAB, &folder).args(["server", "127.0.0.1:1"]));
+    assert!(refused.stderr.starts_with("lab09: bind 127.0.0.1:1: EACCES (13) Permission denied\n"), "{refused:?}");
+}
+
+#[test]
+fn the_verdicts_hold_whatever_sigpipe_is_when_the_demo_starts() {
+    for action in ["trap '' PIPE", "trap - PIPE"] {
+        let play = format!("{action}; exec \"$0\" demo send-after");
+        let played = run(Command::new("bash").args(["-c", &play, LAB]).stdin(Stdio::null()));
+        assert_eq!(played.code(), 0, "{action}: {}", played.stdout);
+    }
+}
+
+#[test]
+fn ss_and_states_sh_show_the_half_close_as_the_lab_says() {
+    let (mut server, addr) = server();
+    let (_client, end) = client(addr, "wr");
+    server.wait_for("Press Enter to answer ...").unwrap();
+    is_in(end, Some(State::FinWait2));
+    let shown = run(Command::new(root().join("scripts/states.sh")).arg(addr.port().to_string()));
+    assert!(shown.stdout.contains("FIN-WAIT-2") && shown.stdout.contains("CLOSE-WAIT"), "{}", shown.stdout);
+    if skip_without(!have("ss"), "ss", "apt-get install iproute2") {
+        return;
+    }
+    for (end, state) in [(end, "FIN-WAIT-2"), (end.other_end(), "CLOSE-WAIT")] {
+        let filter = format!("sport = :{} and dport = :{}", end.local.port(), end.peer.port());
+        let shown = run(Command::new("ss").args(["-Htan", &filter]));
+        assert!(shown.stdout.starts_with(state), "{}", shown.stdout);
+    }
+}
