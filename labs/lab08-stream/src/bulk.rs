@@ -1,0 +1,66 @@
+//! As many bytes as go through in a given time: what the bench compares with iperf3.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send},
+};
+use shared::{At, Screen};
+use socket2::{Domain, Socket, Type};
+
+/// Nobody connects, nothing comes, nothing goes: then the other end is gone.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Prints its port, receives from one client until the end of the stream, prints bytes and microseconds.
+pub fn sink(block: usize) -> Result<()> {
+    let mut screen = Screen::new();
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
+    listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?; // accept hears it too
+    listen_sock.bind(&any_port.into()).at("bind", any_port)?;
+    listen_sock.listen(1).at("listen", any_port)?;
+    let local_addr = listen_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
+    screen.line(format_args!("port {}", local_addr.port()));
+
+    let (conn_sock, peer_addr) = listen_sock.accept().at("accept", local_addr)?;
+    let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
+    conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", peer_addr)?;
+    let started = Instant::now();
+    let mut buffer = vec![0; block];
+    let (mut bytes, mut calls) = (0, 0);
+    loop {
+        match recv(conn_sock.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(0) => break,
+            Err(Errno::EINTR) => {}
+            received => {
+                bytes += received.at("recv", peer_addr)?;
+                calls += 1;
+            }
+        }
+    }
+    screen.line(format_args!("received {bytes} {calls} {}", started.elapsed().as_micros()));
+    Ok(())
+}
+
+/// Sends blocks until the time is over.
+pub fn source(addr: SocketAddr, block: usize, time: Duration) -> Result<()> {
+    let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
+    sock.set_write_timeout(Some(LIMIT)).at("setsockopt", addr)?;
+    sock.connect(&addr.into()).at("connect", addr)?;
+    let buffer = vec![b'x'; block];
+    let end = Instant::now() + time;
+    while Instant::now() < end {
+        match send(sock.as_raw_fd(), &buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            // It may be less than the block. Here the bytes are all alike, so the rest need not be kept.
+            sent => drop(sent.at("send", addr)?),
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,170 @@
+//! The lecture's sentences on sending and receiving over TCP, decided by the kernel.
+
+mod delivery;
+mod framing;
+mod header;
+mod messages;
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use anyhow::{Context, Result};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send},
+};
+use shared::{
+    At, Experiment, Lesson, Stage,
+    kernel::{Pair, Row, tcp_socket},
+    returned, wait_until,
+};
+use socket2::{Domain, Socket, Type};
+
+/// How long a call or a state may take; far more than loopback needs.
+const LIMIT: Duration = Duration::from_secs(5);
+/// The length of the lecture's big message: 7000 times 12 bytes, and the newline.
+const BIG: usize = 84_001;
+
+pub const LESSON: Lesson = Lesson {
+    lab: crate::LAB,
+    setting: "both ends run in this one process",
+    experiments: &[
+        Experiment {
+            id: "messages",
+            starred: true,
+            claim: "Once the client is connected, the server calls recv and has the message that was sent.",
+            source: "notes ch.2, Receiving using TCP connection",
+            needs: &[],
+            play: messages::messages,
+        },
+        Experiment {
+            id: "delivered",
+            starred: true,
+            claim: "sendall returns None when the data has been delivered successfully.",
+            source: "notes ch.2, Sending a message using TCP connection",
+            needs: &[],
+            play: delivery::delivered,
+        },
+        Experiment {
+            id: "no-terminator",
+            starred: true,
+            claim: "The receiver appends block by block until the terminator is found.",
+            source: "notes ch.2, Receiving big message using TCP; the question is ours",
+            needs: &[],
+            play: messages::no_terminator,
+        },
+        Experiment {
+            id: "no-reader",
+            starred: false,
+            claim: "The pipe takes any amount of data; the other end just has to be ready to receive that much.",
+            source: "notes ch.2, Sending a message using TCP connection",
+            needs: &[],
+            play: delivery::no_reader,
+        },
+        Experiment {
+            id: "half-read",
+            starred: false,
+            claim: "send reports the number of bytes delivered; the application compares it with what it wanted.",
+            source: "notes ch.2, Sending a message using TCP connection",
+            needs: &[],
+            play: delivery::half_read,
+        },
+        Experiment {
+            id: "framing",
+            starred: false,
+            claim: "The receiver has to know how much will be sent: a terminator marks the end, or the first block tells the length.",
+            source: "notes ch.2, Ensuring Packet Arrival Order",
+            needs: &[],
+            play: framing::framing,
+        },
+        Experiment {
+            id: "in-order",
+            starred: false,
+            claim: "The data is delivered in the order in which it was sent; no routine of our own is needed for that.",
+            source: "notes ch.2, Ensuring Packet Arrival Order",
+            needs: &[],
+            play: messages::in_order,
+        },
+        Experiment {
+            id: "header",
+            starred: false,
+            claim: "In the TCP header the window size has 4 bytes, and the options have 4 bytes.",
+            source: "notes ch.2, TCP packet/header",
+            needs: &[header::CAPTURE],
+            play: header::header,
+        },
+    ],
+    next: &[
+        ("by hand", "cargo run -p lab08-stream -- receive"),
+        ("", "cargo run -p lab08-stream -- send    (in another terminal)"),
+        ("watch", "scripts/states.sh 7777 --watch"),
+        ("sheet", "cargo run -p lab08-stream -- sheet"),
+    ],
+};
+
+/// A connection: the client's socket and the one accept returned. A call that waits longer than LIMIT fails.
+fn connected() -> Result<(Socket, Socket)> {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
+    listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?; // accept hears it too
+    listen_sock.bind(&any_port.into()).at("bind", any_port)?;
+    listen_sock.listen(0).at("listen", any_port)?;
+    let server_addr = listen_sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
+
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+    let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
+    for sock in [&client_sock, &conn_sock] {
+        sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
+        sock.set_write_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
+    }
+    Ok((client_sock, conn_sock))
+}
+
+/// The lecture's big message, each greeting with its number so that one out of order would show.
+fn big_message() -> Vec<u8> {
+    let greetings: String = (1..=7000).map(|number| format!("hello {number:05}!")).collect();
+    format!("{greetings}\n").into_bytes()
+}
+
+/// Sends all of it, as sendall does, and shows each call. Returns how much send took, and its error if one came.
+fn send_all(stage: &mut Stage, sock: &Socket, message: &[u8]) -> (usize, Option<Errno>) {
+    let fd = sock.as_raw_fd();
+    let mut sent = 0;
+    while sent < message.len() {
+        let taken = send(fd, &message[sent..], MsgFlags::empty());
+        stage.client(format_args!("send({fd}, {}) = {}", message.len() - sent, returned(&taken)));
+        match taken {
+            Ok(bytes_sent) => sent += bytes_sent,
+            Err(errno) => return (sent, Some(errno)),
+        }
+    }
+    (sent, None)
+}
+
+/// Receives all that is there, in blocks of at most `length` bytes; stops at the end of the stream too.
+fn recv_all(sock: &Socket, length: usize) -> Result<Vec<Vec<u8>>> {
+    let mut buffer = vec![0; length];
+    let mut blocks = Vec::new();
+    loop {
+        match recv(sock.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(0) | Err(Errno::EAGAIN) => return Ok(blocks),
+            received => blocks.push(buffer[..received.at("recv", "")?].to_vec()),
+        }
+    }
+}
+
+/// What the kernel says of this end of a connection.
+fn row(pair: Pair) -> Result<Row> {
+    tcp_socket(pair)?.with_context(|| format!("{} > {} is in no table", pair.local, pair.peer))
+}
+
+/// Waits until this end has so many bytes that nobody has read.
+fn wait_for_bytes(pair: Pair, bytes: usize) -> Result<()> {
+    wait_until(&format!("{bytes} bytes in Recv-Q"), LIMIT, || {
+        Ok((row(pair)?.recv_queue as usize == bytes).then_some(()))
+    })
+}

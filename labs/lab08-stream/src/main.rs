@@ -1,0 +1,147 @@
+//! A stream has no messages: what do send and recv count, and who ends a message?
+//!
+//! Terminal 1:     cargo run -p lab08-stream -- receive
+//! Terminal 2:     cargo run -p lab08-stream -- send
+//! Watch:          scripts/states.sh 7777 --watch
+//! Experiments:    cargo run -p lab08-stream
+//! Throughput:     cargo bench -p lab08-stream
+//!
+//! Compare with lab04-chunks (the same big message in datagrams) and lab06-listen (the calls before the first send).
+//! Source: notes ch.2, "TCP packet/header" to "Ensuring Packet Arrival Order".
+//! Read: send(2), recv(2), tcp(7), RFC 793 2.6 (what an acknowledgement says), RFC 9293 3.1 (the header).
+
+mod blocks;
+mod bulk;
+mod capture;
+mod experiments;
+mod receive;
+mod send;
+mod text;
+
+use std::{net::SocketAddr, process::ExitCode, time::Duration};
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand, value_parser};
+use shared::DemoArgs;
+
+const LAB: &str = env!("CARGO_PKG_NAME");
+const EXAMPLES: &str = "\
+Examples:
+  lab08-stream                            play all experiments
+  lab08-stream demo 1 --pause             the first one, for the projector
+  lab08-stream receive                    terminal 1: wait on 127.0.0.1:7777
+  lab08-stream send                       terminal 2: 84001 bytes with newline
+  lab08-stream receive --once             a single recv(1024)
+  lab08-stream send --message 'Hello World!'
+  lab08-stream send --no-terminator       then Enter: the end of the stream
+  lab08-stream send --block 1000          in sends of 1000 bytes
+  printf 'one\\ntwo\\n' | nc 127.0.0.1 7777   any program that sends is a sender
+
+A message is shown by its first and last letters, control characters escaped.
+receive keeps at most 64 MiB.";
+
+#[derive(Parser)]
+#[command(version, about = "TCP send and receive: a big message, and a stream that has no messages", after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play the experiments (also without any argument)
+    Demo(DemoArgs),
+    /// Print this lab's section of NOTES.md
+    Sheet,
+    /// Terminal 2: send a big message
+    Send(SendArgs),
+    /// Terminal 1: receive until the terminator
+    Receive(ReceiveArgs),
+    /// Print two captured segments: for the experiment `header`
+    #[command(hide = true)]
+    Capture,
+    /// Receive as fast as possible: for the bench
+    #[command(hide = true)]
+    Sink(BlockArgs),
+    /// Send as fast as possible: for the bench
+    #[command(hide = true)]
+    Source(SourceArgs),
+}
+
+#[derive(Args)]
+struct SendArgs {
+    /// The receiver's address
+    #[arg(default_value = "127.0.0.1:7777")]
+    address: SocketAddr,
+    /// The text of the message [default: Hello world!]
+    #[arg(long, value_name = "TEXT")]
+    message: Option<String>,
+    /// Repeat the text so many times [default: 7000, or 1 with --message]
+    #[arg(long, value_name = "N", value_parser = value_parser!(u32).range(0..=1_000_000))]
+    times: Option<u32>,
+    /// Leave out the newline at the end
+    #[arg(long)]
+    no_terminator: bool,
+    /// Give each send at most so many bytes; without it, all there is
+    #[arg(long, value_name = "BYTES", value_parser = value_parser!(u32).range(1..))]
+    block: Option<u32>,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+#[derive(Args)]
+struct ReceiveArgs {
+    /// Address to listen on; port 0 lets the kernel choose
+    #[arg(default_value = "127.0.0.1:7777")]
+    address: SocketAddr,
+    /// Length of the receive buffer in bytes
+    #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=1_048_576))]
+    buffer: u32,
+    /// Call recv once and take that for the message
+    #[arg(long)]
+    once: bool,
+    /// Receive until the end of the stream, whatever the bytes are
+    #[arg(long, conflicts_with = "once")]
+    until_end: bool,
+    /// Wait for Enter before each socket call
+    #[arg(long)]
+    pause: bool,
+}
+
+#[derive(Args)]
+struct BlockArgs {
+    /// Bytes offered to each call
+    #[arg(value_parser = value_parser!(u32).range(1..=16_777_216))]
+    block: u32,
+}
+
+#[derive(Args)]
+struct SourceArgs {
+    address: SocketAddr,
+    #[arg(value_parser = value_parser!(u32).range(1..=16_777_216))]
+    block: u32,
+    #[arg(value_parser = value_parser!(u16).range(1..=60))]
+    seconds: u16,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    shared::run(LAB, || dispatch(&cli))
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        None => return shared::play(&experiments::LESSON, &DemoArgs::default()),
+        Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
+        Some(Command::Sheet) => return shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Send(args)) => send::run(args)?,
+        Some(Command::Receive(args)) => receive::run(args)?,
+        Some(Command::Capture) => capture::run()?,
+        Some(Command::Sink(args)) => bulk::sink(args.block as usize)?,
+        Some(Command::Source(args)) => {
+            bulk::source(args.address, args.block as usize, Duration::from_secs(args.seconds.into()))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
