@@ -316,7 +316,8 @@ fn a_receiver_with_a_deadline_gives_up_and_one_without_waits_for_ctrl_c() {
     assert!(late.stdout.ends_with("Waiting for message ...\n"), "{late:?}");
     assert!(late.stderr.starts_with("lab03: recvmsg 127.0.0.1:"), "{late:?}");
     assert!(
-        late.stderr.contains(": EAGAIN (11) Resource temporarily unavailable\n  hint: nothing came in time; send something: "),
+        late.stderr
+            .contains(": EAGAIN (11) Resource temporarily unavailable\n  hint: nothing came in time; send something: "),
         "{late:?}"
     );
 
