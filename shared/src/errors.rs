@@ -99,6 +99,5 @@ pub fn returned<T: fmt::Debug, E: Numbered + fmt::Display>(result: &Result<T, E>
 
 /// The C library's words for it, as strace and perror have them; nix has its own for some.
 fn text(errno: Errno) -> String {
-    let text = io::Error::from(errno).to_string();
-    text.split(" (os error").next().unwrap_or_default().into()
+    io::Error::from(errno).to_string().split(" (os error").next().unwrap_or_default().into()
 }

@@ -10,10 +10,7 @@
 //! stands in the labs.
 
 #[cfg(not(target_os = "linux"))]
-compile_error!(
-    "The verdicts of these labs are about the Linux kernel: build on Linux 5.10 or newer. \
-     WSL2 on Windows and a Linux virtual machine on a Mac count (see README.md, What it needs)."
-);
+compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or newer. WSL2 and virtual machines count.");
 
 #[cfg(target_os = "linux")]
 mod cli;
@@ -35,7 +32,7 @@ pub use self::{
     cli::{DemoArgs, run, sheet},
     errors::{At, CallError, returned},
     role::{NotSeen, Role, wait_until},
-    screen::Screen,
+    screen::{Screen, escaped},
     stage::{Experiment, Lesson, Need, Predicts, Question, Stage, Verdict, play},
     stop::{Pause, Stop},
 };

@@ -74,3 +74,25 @@ fn write_or_end(text: impl Display) {
         exit(if error.kind() == ErrorKind::BrokenPipe { EXIT_CLOSED_PIPE } else { 1 });
     }
 }
+
+/// A stranger's text: what is not UTF-8, or could move the cursor, ring or turn the direction of writing, is escaped.
+pub fn escaped(bytes: &[u8]) -> String {
+    let scalar = |scalar: char| {
+        let turns = matches!(scalar, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+        if scalar.is_control() || turns { scalar.escape_default().to_string() } else { scalar.into() }
+    };
+    let text = |text: &str| text.chars().map(scalar).collect::<String>();
+    bytes.utf8_chunks().map(|chunk| text(chunk.valid()) + &chunk.invalid().escape_ascii().to_string()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escaped;
+
+    #[test]
+    fn a_strangers_text_cannot_act_on_the_terminal() {
+        assert_eq!(escaped("Hello world! t\u{f5}de".as_bytes()), "Hello world! t\u{f5}de");
+        assert_eq!(escaped(b"a\x1b[2Jb\n\xff\xe2\x80\xaec\0"), "a\\u{1b}[2Jb\\n\\xff\\u{202e}c\\u{0}");
+        assert_eq!(escaped(b""), "");
+    }
+}

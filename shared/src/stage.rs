@@ -133,8 +133,6 @@ impl Stage {
         predicts: Predicts<T>,
     ) -> Result<Question<T>> {
         let mut asked = Question { answers: answers.into_iter().collect(), predicts, guess: None };
-        let mut values = asked.answers.iter().map(|(_, value)| value).enumerate();
-        debug_assert!(values.all(|(at, value)| asked.place(value) == Some(at)), "two answers mean the same");
         self.expected = asked.told(&asked.predicts.kit);
         self.say("ask", question);
         let lettered: Vec<String> = asked.answers.iter().map(|(_, value)| asked.told(value)).collect();
@@ -271,10 +269,8 @@ impl Stage {
             Ok(verdict) => verdict,
             Err(Ok(key)) => return (Verdict { outcome: NOT_PLAYED, text: String::new(), foreseen: None }, Some(key)),
             Err(Err(error)) => {
-                let text = match error.downcast_ref::<NotSeen>() {
-                    Some(not_seen) => not_seen.to_string(),
-                    None => format!("seen otherwise: {error:#}"),
-                };
+                let otherwise = || format!("seen otherwise: {error:#}");
+                let text = error.downcast_ref::<NotSeen>().map_or_else(otherwise, NotSeen::to_string);
                 Verdict { outcome: UNEXPECTED, text, foreseen: None }
             }
         };

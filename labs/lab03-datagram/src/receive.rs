@@ -11,12 +11,12 @@ use nix::{
     poll::PollTimeout,
     sys::socket::{MsgFlags, SockaddrStorage, recvmsg},
 };
-use shared::{At, Pause, Screen, Stop};
+use shared::{At, Pause, Screen, Stop, escaped};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     ReceiveArgs,
-    terminal::{hinted, shown, wait_for},
+    terminal::{hinted, wait_for},
 };
 
 /// Receives, then waits for Enter, end of input or Ctrl-C.
@@ -63,7 +63,7 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
         let peer_addr = message.address.map_or("nobody".into(), |address| address.to_string());
         let (bytes_read, cut) = (message.bytes, message.flags.contains(MsgFlags::MSG_TRUNC));
         screen.line(format_args!("Received message from {peer_addr}"));
-        screen.line(format_args!("Payload length {bytes_read} bytes: [{}]", shown(&buffer[..bytes_read])));
+        screen.line(format_args!("Payload length {bytes_read} bytes: [{}]", escaped(&buffer[..bytes_read])));
         if cut {
             screen.line("MSG_TRUNC: the datagram was longer than the buffer; the rest of it is gone");
         }

@@ -10,13 +10,10 @@ use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrStorage, send, sendto},
 };
-use shared::{At, Pause, Screen, Stop};
+use shared::{At, Pause, Screen, Stop, escaped};
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    SendArgs,
-    terminal::{hinted, shown},
-};
+use crate::{SendArgs, terminal::hinted};
 
 /// The lecture's port to send from.
 const PORT: u16 = 7777;
@@ -80,7 +77,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
         };
         sent += 1;
         screen.line(format_args!("Sent message to {peer_addr}"));
-        screen.line(format_args!("Payload length {bytes_sent} bytes: [{}]", shown(payload)));
+        screen.line(format_args!("Payload length {bytes_sent} bytes: [{}]", escaped(payload)));
     }
 
     if args.unbound {

@@ -1,4 +1,4 @@
-//! What both programs do beside their sockets: show a payload, wait, name the command that helps.
+//! What both programs do beside their sockets: wait, name the command that helps.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -8,18 +8,6 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
 use shared::{CallError, Stop};
-
-/// The payload as text that cannot act on the terminal: control characters and bytes that are not UTF-8 are escaped.
-pub fn shown(payload: &[u8]) -> String {
-    let escaped = |scalar: char| {
-        let turns = matches!(scalar, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if scalar.is_control() || turns { scalar.escape_default().to_string() } else { scalar.to_string() }
-    };
-    let pieces = payload.utf8_chunks().map(|piece| {
-        piece.valid().chars().map(escaped).collect::<String>() + &piece.invalid().escape_ascii().to_string()
-    });
-    pieces.collect()
-}
 
 /// Waits until the descriptor is readable (true), or until Ctrl-C came or the time has passed (false).
 pub fn wait_for(stop: &Stop, fd: BorrowedFd, timeout: PollTimeout) -> Result<bool, Errno> {
@@ -58,17 +46,4 @@ pub fn hinted(error: CallError) -> Error {
         _ => return error.into(),
     };
     anyhow!("{error}\n  hint: {hint}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_is_shown_as_text_and_cannot_act_on_the_terminal() {
-        assert_eq!(shown(b"Hello world!"), "Hello world!");
-        assert_eq!(shown("t\u{f5}de\n".as_bytes()), "t\u{f5}de\\n");
-        assert_eq!(shown(b"a\x1b[2Jb\xff\xe2\x80\xaec\0"), "a\\u{1b}[2Jb\\xff\\u{202e}c\\u{0}");
-        assert_eq!(shown(b""), "");
-    }
 }

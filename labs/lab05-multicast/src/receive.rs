@@ -8,12 +8,12 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{SockaddrIn, recvfrom},
 };
-use shared::{At, Pause, Screen, Stop};
+use shared::{At, Pause, Screen, Stop, escaped};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     ReceiveArgs,
-    log::{debug, escaped, info},
+    log::{debug, info},
 };
 
 /// Holds any datagram. The lecture's 1024 would cut a longer one without a word: see lab03.

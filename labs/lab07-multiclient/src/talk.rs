@@ -13,11 +13,11 @@ use nix::{
     sys::socket::{MsgFlags, recv, send},
     unistd::read,
 };
-use shared::{At, Pause, Screen};
+use shared::{At, Pause, Screen, escaped};
 use socket2::Socket;
 
 use crate::{
-    display::{escaped, reversed},
+    display::reversed,
     lines::{LINE_LIMIT, Line, LineSplitter},
     outbox::Outbox,
     room::{REFUSAL, fault},
@@ -71,7 +71,7 @@ impl<'a> Client<'a> {
         match line {
             Line::Text(text) if text.starts_with('!') => {
                 self.refused |= text.starts_with(REFUSAL);
-                self.screen.line(escaped(&text));
+                self.screen.line(escaped(text.as_bytes()));
             }
             Line::Text(text) => self.screen.line(format_args!("> Server response : {}", reversed(&text))),
             faulty => self.screen.line(format_args!("> Server response thrown away: {}", fault(&faulty))),

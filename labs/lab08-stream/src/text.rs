@@ -1,5 +1,7 @@
 //! How a message is shown: short enough for a line, and harmless to the terminal.
 
+use shared::escaped;
+
 /// Longer messages are shown by their beginning and their end.
 const SHOWN_WHOLE: usize = 20;
 const BEGINNING: usize = 12;
@@ -11,17 +13,6 @@ pub fn shown(message: &[u8]) -> String {
         return escaped(message);
     }
     format!("{}...{}", escaped(&message[..BEGINNING]), escaped(&message[message.len() - END..]))
-}
-
-fn escaped(bytes: &[u8]) -> String {
-    let one = |scalar: char| {
-        let turns = matches!(scalar, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        if scalar.is_control() || turns { scalar.escape_default().to_string() } else { scalar.to_string() }
-    };
-    let pieces = bytes
-        .utf8_chunks()
-        .map(|piece| piece.valid().chars().map(one).collect::<String>() + &piece.invalid().escape_ascii().to_string());
-    pieces.collect()
 }
 
 #[cfg(test)]
