@@ -40,8 +40,8 @@ Examples:
 
 Groups are IPv4 addresses from 224.0.0.0 to 239.255.255.255. The two programs read
 no input: Ctrl-C ends them. Nothing leaves this machine unless --interface names
-another address than 127.0.0.1. Times are local. A datagram is shown on one line,
-control characters escaped, what is not UTF-8 as a question mark in a diamond.";
+another address than 127.0.0.1. Times are UTC. A datagram is shown on one line,
+control characters and what is not UTF-8 escaped.";
 
 /// As in the lecture.
 const DEFAULT_GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 1, 1, 1), 53124);
