@@ -69,7 +69,7 @@ number=${number%%-*}
 [[ $number =~ ^[0-9]{1,2}$ ]] || usage "'$name' is no lab: say 7 or 07"
 printf -v number '%02d' "$((10#$number))"
 line=$(grep "^lab$number-" <<<"$classrooms") || {
-    labs=$(sed -n 's/ .*//p' <<<"$classrooms")
+    labs=$(sed -n 's/|.*//p' <<<"$classrooms")
     usage "lab$number has no classroom, only: ${labs//$'\n'/ }"
 }
 IFS='|' read -r lab protocol line <<<"$line"

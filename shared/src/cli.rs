@@ -30,7 +30,7 @@ pub struct DemoArgs {
 pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     end_with_parent().and_then(|()| body()).unwrap_or_else(|error| {
         tell(format_args!("{}: {error:#}\n", &lab[.."labNN".len()]));
-        if let Some(hint) = error.downcast_ref::<CallError>().and_then(|error| error.hint(lab)) {
+        if let Some(hint) = error.downcast_ref::<CallError>().and_then(CallError::hint) {
             tell(format_args!("  hint: {hint}\n"));
         }
         ExitCode::FAILURE

@@ -48,15 +48,15 @@ impl fmt::Display for CallError {
 }
 
 impl CallError {
-    /// One command that shows the cause or mends it; `lab` is the lab's package name.
-    pub fn hint(&self, lab: &str) -> Option<String> {
+    /// One command that shows the cause or mends it.
+    pub fn hint(&self) -> Option<String> {
         let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, ""));
         Some(match (self.call, self.errno) {
-            (_, Some(Errno::EADDRINUSE)) => format!("see who owns the port: scripts/states.sh {port}"),
+            (_, Some(Errno::EADDRINUSE)) => format!("see what has the port, TIME-WAIT too: scripts/states.sh {port}"),
             ("bind", Some(Errno::EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
             (_, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => "see the addresses of this machine: ip addr".into(),
             ("connect", Some(Errno::ECONNREFUSED)) => {
-                format!("start it first: cargo run -p {lab} -- server {port}")
+                format!("start the server, or see who listens: scripts/states.sh {port}")
             }
             ("connect", Some(Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH)) => {
                 format!("see the way there: ip route get {}", host.trim_matches(['[', ']']))

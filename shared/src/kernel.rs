@@ -91,7 +91,7 @@ pub struct Row {
     pub state: State,
     /// LISTEN: connections waiting for accept. Otherwise: bytes received and not read.
     pub recv_queue: u32,
-    /// LISTEN: the limit of the accept queue. Otherwise: bytes sent and not acknowledged.
+    /// LISTEN: the limit of the accept queue. Otherwise: bytes taken from the program and not acknowledged yet.
     pub send_queue: u32,
     /// Time to the next timer, if one runs: retransmission, probe, keepalive, or the end of TIME-WAIT.
     pub timer: Option<Duration>,

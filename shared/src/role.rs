@@ -71,7 +71,8 @@ pub(crate) fn end_with_parent() -> Result<()> {
 /// A running program whose standard input and output are ours; killed when dropped.
 pub struct Role {
     child: Child,
-    input: Option<ChildStdin>,
+    /// Its standard input; `None` ends it, as Ctrl-D does.
+    pub input: Option<ChildStdin>,
     /// What a thread of its own reads from the program; it ends with the program's output.
     output: Receiver<Vec<u8>>,
     /// All it printed.
@@ -130,11 +131,6 @@ impl Role {
     pub fn type_line(&mut self, line: &str) -> Result<()> {
         let input = self.input.as_mut().context("its standard input is closed")?;
         Ok(input.write_all(format!("{line}\n").as_bytes()).at("write", "standard input")?)
-    }
-
-    /// Ends its standard input, as Ctrl-D does.
-    pub fn close_input(&mut self) {
-        self.input = None;
     }
 
     /// Waits for `text`, takes all up to its end and returns what stood before it.

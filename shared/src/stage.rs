@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
+use nix::sys::termios::{FlushArg, tcflush};
 use nix::sys::utsname::uname;
 
 use crate::cli::usage;
@@ -225,6 +226,7 @@ impl Stage {
     /// Reads a line of the viewer, or fails with the key that asks for something else: r, s or q.
     fn input(&mut self, prompt: &str) -> Result<String> {
         self.watch(false);
+        let _ = tcflush(stdin(), FlushArg::TCIFLUSH); // what was typed too early; ENOTTY in a pipe
         self.screen.ask(&format!("{:LABEL$}{prompt} ", ""));
         self.screen.settle();
         self.screen.ask_nothing();
@@ -295,7 +297,7 @@ impl Stage {
             ("last", &self.last_line),
             ("kernel", &format!("Linux {}", kernel_version())),
             ("again", &format!("cargo run -p {} -- demo {}", self.lab, self.id)),
-            ("note", "Nothing you did caused this: what the kit predicts did not happen on this machine."),
+            ("note", "Unless you changed the code, you caused none of this: the kit's prediction failed here."),
         ];
         rows.map(|(label, text)| hang(&format!("{label:<LABEL$}"), text)).join("\n")
     }

@@ -303,7 +303,7 @@ fn pause_waits_before_each_call() {
         let mut hold = Role::spawn(Command::new(LAB).args(["hold", "--seconds", "0", "--pause"])).unwrap();
         hold.wait_for("next: socket(").unwrap();
         if end == "input" {
-            hold.close_input()
+            hold.input = None
         } else {
             signal(&hold, Signal::SIGINT)
         }

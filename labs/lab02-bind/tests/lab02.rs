@@ -54,7 +54,7 @@ fn refused(command: &mut Command) -> (i32, String) {
 fn in_use(addr: SocketAddr) -> (i32, String) {
     let port = addr.port();
     let error = format!(
-        "lab02: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+        "lab02: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
     (1, error)
 }
@@ -128,7 +128,7 @@ fn hold_prints_what_the_lecture_prints_and_ends_with_enter() {
 #[test]
 fn hold_ends_with_its_input_and_only_a_whole_line_is_enter() {
     let (mut hold, _) = hold(&[]);
-    hold.close_input();
+    hold.input = None;
     assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
     let ended = run(Command::new("bash").args(["-c", "printf 'no newline' | \"$0\" hold 127.0.0.1:0", LAB]));
     assert_eq!(ended.code(), 0);

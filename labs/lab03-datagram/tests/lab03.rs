@@ -337,7 +337,7 @@ fn ctrl_c_and_the_end_of_input_end_a_sender_that_waits_for_enter() {
         if by_signal {
             signal(&send, Signal::SIGINT);
         } else {
-            send.close_input();
+            send.input = None;
         }
         assert_eq!(send.wait_for_end().unwrap().code(), Some(0));
         send.wait_for("Closing the UDP socket ...\nTerminating ...\n").unwrap();
@@ -382,7 +382,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let (_taken, addr) = foreign();
     let (text, port) = (addr.to_string(), addr.port());
     let expected = format!(
-        "lab03: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+        "lab03: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
     assert_eq!(failed(&["receive", &text]), (Some(1), expected.clone()));
     assert_eq!(failed(&["send", "--bind", &text]), (Some(1), expected));

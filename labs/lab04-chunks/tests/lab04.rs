@@ -167,7 +167,7 @@ fn files_and_standard_input_are_sent_and_get_a_newline_if_they_have_none() {
         Role::spawn(Command::new(LAB).args(["send", "-", "--port", "0", "--to", &addr.to_string()])).unwrap();
     typed.type_line("taco").unwrap();
     typed.type_line("cat").unwrap();
-    typed.close_input();
+    typed.input = None;
     ends_well(&mut typed);
     assert_eq!(next(&sock), b"taco\ncat\n");
 }
@@ -296,7 +296,7 @@ fn a_small_receive_buffer_loses_silently_and_the_receiver_tells_the_kernels_numb
     assert!(sent.stdout.contains(" in 83 parts\n"), "the sender learns nothing: {}", sent.stdout);
     let drops = if have("ss") { drops_by_ss(addr.port()) } else { None };
 
-    receiver.close_input(); // no further pauses
+    receiver.input = None; // no further pauses
     wait_until("all that fitted was read", LIMIT, || {
         let unread = shared::kernel::udp_sockets(addr.port())?.iter().map(|row| row.recv_queue).sum::<u32>();
         Ok((unread == 0).then_some(()))
@@ -416,7 +416,7 @@ fn foreign_senders_are_heard() {
             receiver.wait_for("Total length 8 bytes: [racecar\\n]\n").unwrap();
         }
         ends_well(&mut receiver);
-        peer.close_input();
+        peer.input = None;
         peer.wait_for_end().unwrap();
     }
 }
@@ -538,7 +538,7 @@ fn pause_waits_before_each_call() {
         assert_eq!(next(&sock).len(), 1024);
         sender.wait_for(&format!("Sent {sent} bytes of 84001 ...\n")).unwrap();
     }
-    sender.close_input();
+    sender.input = None;
     ends_well(&mut sender);
 
     let mut receiver = Role::spawn(Command::new(LAB).args(["receive", "0", "--pause"])).unwrap();
@@ -575,7 +575,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let (_taken, addr) = foreign();
     let port = addr.port().to_string();
     let expected = format!(
-        "lab04: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+        "lab04: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
     for args in
         [&["receive", &port][..], &["receive", &port, "--numbered"], &["relay", &port], &["send", "--port", &port]]

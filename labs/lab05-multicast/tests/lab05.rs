@@ -352,7 +352,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let (addr, port) = (group.addr.to_string(), group.addr.port());
     let _first = receiver(&group);
     let taken = format!(
-        "lab05: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see who owns the port: scripts/states.sh {port}\n"
+        "lab05: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
     assert_eq!(failed(&["receive", &addr, "--no-reuse-addr"]), (Some(1), taken));
     let foreign =

@@ -1,11 +1,17 @@
-//! Terminal 2: connects. It needs no bind: the kernel chooses an address and a port when connect is called.
+//! Terminal 2: connects, and stays until Enter, Ctrl-C, or the server's end.
+//!
+//! It needs no bind: the kernel chooses an address and a port when connect is called.
 
-use std::os::fd::{AsFd, AsRawFd};
+use std::{
+    io::stdin,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use anyhow::{Context, Result};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{MsgFlags, recv},
 };
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
@@ -45,7 +51,17 @@ pub fn run(args: &ClientArgs) -> Result<()> {
     screen.line(format_args!("Local end-point is bound to {local_addr}"));
 
     screen.line("Press Enter to terminate ...");
-    stop.wait_for_enter();
+    let input = stdin();
+    let mut fds = [stop.as_fd(), input.as_fd(), sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    if fds[2].any().unwrap_or(false) {
+        // The server's end is over: end of stream, or a reset because it was closed before accept.
+        match recv(sock.as_raw_fd(), &mut [0; 8], MsgFlags::empty()) {
+            Ok(0) => screen.line("The server has closed the connection"),
+            Ok(bytes_read) => screen.line(format_args!("Received {bytes_read} bytes")),
+            Err(errno) => screen.line(format_args!("recv: {errno:?}")),
+        }
+    }
     drop(sock); // close(2)
     screen.line("Terminating ...");
     Ok(())

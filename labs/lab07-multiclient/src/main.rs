@@ -20,7 +20,7 @@ mod room;
 mod server;
 mod talk;
 
-use std::{net::IpAddr, process::ExitCode};
+use std::{net::IpAddr, num::NonZeroUsize, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -69,12 +69,12 @@ struct ServerArgs {
     #[arg(long, default_value = "127.0.0.1")]
     bind: IpAddr,
     /// Clients that are let in at the same time
-    #[arg(long, default_value_t = 4, value_name = "N")]
-    max_clients: usize,
+    #[arg(long, default_value = "4", value_name = "N")]
+    max_clients: NonZeroUsize,
     /// Do not set SO_REUSEADDR: end it with clients connected, start it again, and see
     #[arg(long)]
     no_reuse_addr: bool,
-    /// Wait for Enter before each socket call
+    /// Wait for Enter before socket, setsockopt, bind, listen, and each accept, recv and send
     #[arg(long)]
     pause: bool,
 }
@@ -87,7 +87,7 @@ struct ClientArgs {
     /// The server's address: IPv4, IPv6 or a name
     #[arg(default_value = "127.0.0.1")]
     host: String,
-    /// Wait for Enter before each socket call
+    /// Wait for Enter before socket, connect, shutdown, and each send and recv
     #[arg(long)]
     pause: bool,
 }

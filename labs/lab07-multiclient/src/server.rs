@@ -58,20 +58,21 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     let local_addr = listen_sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     screen.line(format_args!("> Server bound to IP : {} and PORT : {}", local_addr.ip(), local_addr.port()));
 
-    let mut room = Room { clients: Vec::new(), max_clients: args.max_clients, screen, pause };
+    let mut room = Room { clients: Vec::new(), max_clients: args.max_clients.get(), screen, pause };
     let mut operator = Some(LineSplitter::default()); // None once standard input has ended
     let mut accept_again = None; // set while there is no descriptor for one more client
-    let mut stopping = false; // Ctrl-C came: only the last bytes are waited for
+    let mut listener = Some(listen_sock); // None after Ctrl-C: only the last bytes are waited for
     let mut buffer = vec![0; LINE_LIMIT];
-    while !(stopping && room.clients.is_empty()) {
+    while listener.is_some() || !room.clients.is_empty() {
         room.ask_operator();
         let input = stdin();
-        let mut accepts = PollFlags::POLLIN;
-        accepts.set(PollFlags::POLLIN, accept_again.is_none() && !stopping);
         let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        fds.push(PollFd::new(listen_sock.as_fd(), accepts));
         fds.extend(room.clients.iter().map(Connection::poll_fd));
+        let (operator_at, listener_at) = (fds.len(), fds.len() + usize::from(operator.is_some()));
         fds.extend(operator.is_some().then(|| PollFd::new(input.as_fd(), PollFlags::POLLIN)));
+        if let (Some(listen_sock), None) = (&listener, accept_again) {
+            fds.push(PollFd::new(listen_sock.as_fd(), PollFlags::POLLIN));
+        }
         let timeout = match room.next_deadline().into_iter().chain(accept_again).min() {
             Some(next) => PollTimeout::try_from(next.saturating_duration_since(Instant::now()))?,
             None => PollTimeout::NONE,
@@ -82,17 +83,17 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         };
         let ready: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
 
+        let is_ready = |at: usize| ready.get(at).is_some_and(|events| !events.is_empty());
+
         if stop.take().is_some() {
-            if stopping {
+            if listener.take().is_none() {
                 break; // a second Ctrl-C
             }
-            stopping = true;
             room.say_goodbye();
             continue;
         }
-        let operator_at = 2 + room.clients.len();
-        room.serve(&ready[2..operator_at], &mut buffer);
-        if let (Some(lines), true) = (&mut operator, ready.get(operator_at).is_some_and(|events| !events.is_empty())) {
+        room.serve(&ready[1..operator_at], &mut buffer);
+        if let (Some(lines), true) = (&mut operator, is_ready(operator_at)) {
             match read(&input, &mut buffer) {
                 Ok(bytes_read) if bytes_read > 0 => {
                     room.screen.typed();
@@ -105,8 +106,10 @@ pub fn run(args: &ServerArgs) -> Result<()> {
                 }
             }
         }
-        if !ready[1].is_empty() || accept_again.is_some_and(|again| Instant::now() >= again) {
-            accept_again = accept(&listen_sock, &mut room, accept_again.is_none())?;
+        if let Some(listen_sock) = &listener
+            && accept_again.map_or(is_ready(listener_at), |again| Instant::now() >= again)
+        {
+            accept_again = accept(listen_sock, &mut room, accept_again.is_none())?;
         }
     }
     Ok(())

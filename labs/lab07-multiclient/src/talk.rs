@@ -78,6 +78,8 @@ impl<'a> Client<'a> {
         }
         if self.leaving.is_none() && !self.refused {
             self.screen.ask(PROMPT); // ready for new input
+        } else {
+            self.screen.ask_nothing();
         }
     }
 
@@ -88,7 +90,9 @@ impl<'a> Client<'a> {
             Ok(0) | Err(_) => (typed.rest().into_iter().collect(), true),
             Ok(bytes_read) => (typed.push(&buffer[..bytes_read]), false),
         };
-        self.screen.typed();
+        if !ended {
+            self.screen.typed(); // Ctrl-D leaves the cursor where it is
+        }
         for line in lines {
             match line {
                 Line::Text(text) if text == "exit" => return self.leave(),

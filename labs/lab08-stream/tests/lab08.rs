@@ -88,7 +88,7 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("no-reader", "CONFIRMED"),
         ("half-read", "CORRECTED"),
         ("framing", "CORRECTED"),
-        ("in-order", "CONFIRMED"),
+        ("in-order", "ANSWERED"),
         ("header", "CORRECTED"),
     ]);
 }

@@ -130,7 +130,7 @@ fn held(stage: &mut Stage, option: &str, port: u16) -> Result<bool> {
         command.stderr(stderr);
         let mut hold = Role::spawn(&mut command)?;
         drop(command); // it has a copy of the pipe's writing end
-        hold.close_input(); // as Ctrl-D: it ends once it has bound, or failed to
+        hold.input = None; // as Ctrl-D: it ends once it has bound, or failed to
         let status = hold.wait_for_end()?;
         let mut error = String::new();
         errors.read_to_string(&mut error).at("read", "standard error")?;

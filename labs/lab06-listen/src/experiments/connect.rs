@@ -19,41 +19,53 @@ use super::{LIMIT, bound, client_socket, local_addr};
 const EARLY_BYTES: &[u8] = b"GET before accept";
 
 pub fn before_accept(stage: &mut Stage) -> Result<Verdict> {
+    /// What the client could do before accept, and what accept finds after it has gone.
     #[derive(Debug, PartialEq)]
-    enum Accept {
-        Nothing,
-        EmptySocket,
-        SocketWithBytes,
+    enum Seen {
+        ConnectWaits,
+        SendFails,
+        NobodyLeft,
+        SocketWithoutBytes,
+        SocketAndBytes,
     }
     let (listen_sock, server_addr) = bound()?;
     listen_sock.listen(5).at("listen", server_addr)?;
     stage.server(format_args!("listen({}, 5) = 0", listen_sock.as_raw_fd()));
     let client_sock = client_socket()?;
+    client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", server_addr)?; // for connect, too
     let client_fd = client_sock.as_raw_fd();
 
-    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
-    stage.client(format_args!("connect({client_fd}, {server_addr}) = 0"));
+    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server_addr.port()));
+    let question = stage.ask(
+        "Nobody has called accept. A client connects, sends 17 bytes and closes. Then the server accepts. What happens?",
+        [
+            ("connect waits: nobody picks up", Seen::ConnectWaits),
+            ("connect works, send fails: nobody listens yet", Seen::SendFails),
+            ("both work; accept finds nobody, the client has gone", Seen::NobodyLeft),
+            ("both work; accept returns a socket, the bytes are lost", Seen::SocketWithoutBytes),
+            ("both work; accept returns a socket, recv the 17 bytes", Seen::SocketAndBytes),
+        ],
+        Predicts { source: Some(Seen::ConnectWaits), kit: Seen::SocketAndBytes },
+    )?;
+    let lesson = "the kernel connects and receives; accept only fetches";
+    let connected = client_sock.connect(&server_addr.into());
+    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&connected)));
+    if connected.is_err() {
+        return stage.verdict(question, Seen::ConnectWaits, lesson);
+    }
     let pair = Pair::of(&client_sock)?;
     stage.kernel([("client", pair), ("server's end", pair.other_end())])?;
 
     let sent = send(client_fd, EARLY_BYTES, MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, \"GET before accept\", 17) = {}", returned(&sent)));
-
+    if sent.is_err() {
+        return stage.verdict(question, Seen::SendFails, lesson);
+    }
     drop(client_sock); // close(2)
     stage.client(format_args!("close({client_fd}) = 0"));
     wait_for_state(pair, Some(State::FinWait2), LIMIT)?;
     stage.kernel([("client", pair), ("server's end", pair.other_end())])?;
 
-    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server_addr.port()));
-    let question = stage.ask(
-        "The client has gone. Only now the server calls accept. What does it get?",
-        [
-            ("nothing: no accept, no connection", Accept::Nothing),
-            ("a socket, but the bytes are lost", Accept::EmptySocket),
-            ("a socket, and recv returns the 17 bytes", Accept::SocketWithBytes),
-        ],
-        Predicts { source: Some(Accept::Nothing), kit: Accept::SocketWithBytes },
-    )?;
     let accepted = listen_sock.accept();
     let observed = match &accepted {
         Ok((conn_sock, _)) => {
@@ -65,16 +77,16 @@ pub fn before_accept(stage: &mut Stage) -> Result<Verdict> {
             let end = recv(conn_fd, &mut [0; 1024], MsgFlags::empty());
             stage.server(format_args!("recv({conn_fd}, 1024) = {}", returned(&end)));
             match received {
-                Ok(bytes_read) if &buffer[..bytes_read] == EARLY_BYTES && end == Ok(0) => Accept::SocketWithBytes,
-                _ => Accept::EmptySocket,
+                Ok(bytes_read) if &buffer[..bytes_read] == EARLY_BYTES && end == Ok(0) => Seen::SocketAndBytes,
+                _ => Seen::SocketWithoutBytes,
             }
         }
         Err(_) => {
             stage.server(format_args!("accept({}) = {}", listen_sock.as_raw_fd(), returned(&accepted.map(|_| ()))));
-            Accept::Nothing
+            Seen::NobodyLeft
         }
     };
-    stage.verdict(question, observed, "the kernel connects and receives; accept only fetches")
+    stage.verdict(question, observed, lesson)
 }
 
 pub fn not_listening(stage: &mut Stage) -> Result<Verdict> {

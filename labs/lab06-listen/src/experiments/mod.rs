@@ -34,8 +34,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "before-accept",
             starred: true,
-            claim: "That the string comes back shows that the server has accepted the connection; without accept there is none.",
-            source: "user manual, client; notes ch.2, Accepting connections",
+            claim: "accept is picking up the phone; then the conversation may start.",
+            source: "notes ch.2, Accepting connections",
             needs: &[],
             play: connect::before_accept,
         },

@@ -93,25 +93,19 @@ const CASES: [Case; 8] = [
 ];
 
 pub fn who_may_bind(stage: &mut Stage) -> Result<Verdict> {
+    // Where the client closed first nothing is in the way, whatever is predicted for the other four.
+    let if_server_first =
+        |allowed: fn(bool, bool) -> bool| CASES.map(|(end, old, new)| end == End::Client || allowed(old, new));
     let question = stage.ask(
-        "The run is over. Without waiting, when may the next run bind the same port?",
+        "The server closed first: TIME-WAIT. Without waiting, when may the next run bind the same port?",
         [
-            ("never: only waiting helps", CASES.map(|_| false)),
-            ("if the new run sets SO_REUSEADDR", CASES.map(|(_, _, new)| new)),
-            ("if the old run had set SO_REUSEADDR", CASES.map(|(_, old, _)| old)),
-            (
-                "if both set it, or if the client closed first",
-                CASES.map(|(end, old, new)| end == End::Client || old && new),
-            ),
-            (
-                "if either set it, or if the client closed first",
-                CASES.map(|(end, old, new)| end == End::Client || old || new),
-            ),
+            ("never: only waiting helps", if_server_first(|_, _| false)),
+            ("if the new run sets SO_REUSEADDR", if_server_first(|_, new| new)),
+            ("if the old run had set SO_REUSEADDR", if_server_first(|old, _| old)),
+            ("if both set it", if_server_first(|old, new| old && new)),
+            ("if either set it", if_server_first(|old, new| old || new)),
         ],
-        Predicts {
-            source: Some(CASES.map(|_| false)),
-            kit: CASES.map(|(end, old, new)| end == End::Client || old && new),
-        },
+        Predicts { source: Some(if_server_first(|_, _| false)), kit: if_server_first(|old, new| old && new) },
     )?;
     stage.say("", "closed SO_REUSEADDR");
     stage.say("", "first  old new  on the port");

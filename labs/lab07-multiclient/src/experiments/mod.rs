@@ -51,7 +51,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "fifth",
             starred: true,
-            claim: "With four clients in, the fifth is rejected: its terminal never says that it was connected.",
+            claim: "With four clients in, the fifth is rejected: its terminal shows why, and no line that it was connected.",
             source: "lab 7 handout, step 7",
             needs: &[],
             play: crowd::fifth,

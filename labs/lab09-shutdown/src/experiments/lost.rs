@@ -57,7 +57,7 @@ pub fn unread_input(stage: &mut Stage) -> Result<Verdict> {
             ("what had reached its kernel, and then an error", Arrives::Part),
             ("nothing but an error", Arrives::Nothing),
         ],
-        Predicts { source: Some(Arrives::All), kit: Arrives::Part },
+        Predicts { source: None, kit: Arrives::Part },
     )?;
     drop(conn_sock); // close(2)
     stage.server(format_args!("close({conn_fd}) = 0"));

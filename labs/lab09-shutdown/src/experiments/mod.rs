@@ -39,8 +39,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "unread-input",
             starred: true,
-            claim: "All data is sure to be delivered, also after an end has shut down.",
-            source: "notes ch.2, TCP Protocol, features",
+            claim: "Graceful shutdown: all data is sure to be delivered, also after an end has shut down.",
+            source: "notes ch.2, TCP Protocol, features; what is graceful is the question",
             needs: &[],
             play: lost::unread_input,
         },
