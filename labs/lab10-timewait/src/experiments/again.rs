@@ -48,13 +48,13 @@ const CASES: [Case; 12] = {
 pub fn bind_again(stage: &mut Stage) -> Result<Verdict> {
     use Ending::{ClientFirst, ClientStays};
     let question = stage.ask(
-        "The server ended first, or its client is even still there, or the client ended first. When may the next run \
-         bind the port at once?",
+        "The server closed first and its client after it; or the client is still there; or the client closed first. \
+         When may the next run bind the port at once?",
         [
-            ("if the client ended first; else only waiting helps", CASES.map(|(end, ..)| end == ClientFirst)),
+            ("if the client closed first; else only waiting helps", CASES.map(|(end, ..)| end == ClientFirst)),
             ("... or if the new run sets SO_REUSEADDR", CASES.map(|(end, _, new)| end == ClientFirst || new)),
             (
-                "... or if both runs set SO_REUSEADDR, but never while a client is there",
+                "... or if both runs set it, but not while a client is there",
                 CASES.map(|(end, old, new)| end == ClientFirst || end != ClientStays && old && new),
             ),
             ("... or if both runs set SO_REUSEADDR", CASES.map(|(end, old, new)| end == ClientFirst || old && new)),
@@ -118,7 +118,7 @@ pub fn bind_again(stage: &mut Stage) -> Result<Verdict> {
         *may_bind = bound.is_ok();
         drop(still_there);
     }
-    stage.verdict(question, may_bind, "SO_REUSEADDR on both runs, clients or not; or the client ends first")
+    stage.verdict(question, may_bind, "SO_REUSEADDR on both runs, clients or not; or the client closes first")
 }
 
 pub fn reset(stage: &mut Stage) -> Result<Verdict> {

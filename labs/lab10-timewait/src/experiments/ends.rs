@@ -85,10 +85,10 @@ fn both_at_once(stage: &mut Stage, client_sock: Socket, conn_sock: Socket) -> Re
     ensure!(states == [Some(State::FinWait1); 2], "both FINs should be on their way: {states:?}");
 
     to_the_end(client_fd)?;
-    let halfway = wait_for_state(client, Some(State::Closing), LIMIT);
+    wait_for_state(client, Some(State::Closing), LIMIT)?; // it has the other FIN before the other end has its own
+    wait_for_state(server, Some(State::FinWait2), LIMIT)?;
     stage.client("read all, and the server's FIN");
     stage.kernel([("client", client), ("server", server)])?;
-    halfway?;
     to_the_end(conn_fd)?;
     stage.server("read all, and the client's FIN");
     let left = settled(stage, [("client", client), ("server", server)]);

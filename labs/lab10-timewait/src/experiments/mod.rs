@@ -21,7 +21,7 @@ const ABOUT_A_MINUTE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
-    setting: "both ends run in this one process, or one in a role of it",
+    setting: "both ends are on this machine",
     experiments: &[
         Experiment {
             id: "closes-first",
