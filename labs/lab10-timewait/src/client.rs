@@ -44,7 +44,8 @@ pub fn run(args: &ClientArgs) -> Result<()> {
     screen.line(format_args!("Local end-point is bound to {local_addr}"));
 
     let mut buffer = [0; 1024];
-    while !args.close_first {
+    let mut waiting = !args.close_first;
+    while waiting {
         pause.before(&mut screen, format_args!("recv({fd}, 1024)"));
         if !ready(&sock, PollFlags::POLLIN, &stop)? {
             break; // Ctrl-C: now the client closes first after all
@@ -52,13 +53,13 @@ pub fn run(args: &ClientArgs) -> Result<()> {
         match recv(fd, &mut buffer, MsgFlags::empty()) {
             Ok(0) => {
                 screen.line("End of stream: the server closed first");
-                break;
+                waiting = false;
             }
             Ok(bytes_read) => screen.line(format_args!("Received {bytes_read} bytes")),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Err(errno) => {
                 screen.line(format_args!("recv: {errno:?} ({})", errno.desc())); // ECONNRESET: nothing stays behind
-                break;
+                waiting = false;
             }
         }
     }
