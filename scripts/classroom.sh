@@ -34,6 +34,7 @@ lab06-listen|tcp 7777|listen 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0
 lab07-multiclient|tcp 4444|server PORT|client PORT|client PORT|client PORT
 lab08-stream|tcp 7777|receive 127.0.0.1:PORT|send 127.0.0.1:PORT
 lab09-shutdown|tcp 7777|server 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT
+lab10-timewait|tcp 7777|server 127.0.0.1:PORT|client 127.0.0.1:PORT
 '
 left=52 right=47 height=30 first_height=8 # columns and lines
 

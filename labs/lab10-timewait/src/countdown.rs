@@ -1,0 +1,74 @@
+//! Terminal 3: what is left of each TIME-WAIT on a port, as bars, until none is left.
+
+use std::{os::fd::AsFd, time::Duration};
+
+use anyhow::Result;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use shared::{
+    Screen, Stop,
+    kernel::{Row, State, tcp_sockets},
+};
+
+/// Between two looks at the kernel's table.
+const EVERY_MS: u16 = 1000;
+/// A mark of a bar.
+const MARK: Duration = Duration::from_secs(2);
+/// Marks of a full bar: a minute.
+const MARKS: usize = 30;
+/// A screen has no room for more.
+const MOST_BARS: usize = 20;
+
+/// One picture a second, until nothing is left or Ctrl-C.
+pub fn run(port: u16) -> Result<()> {
+    let stop = Stop::on_signals()?;
+    let mut screen = Screen::new();
+    loop {
+        let mut rows = tcp_sockets(port)?;
+        let others = rows.iter().filter(|row| !is_left_behind(row)).count();
+        rows.retain(is_left_behind);
+        screen.clear(); // nothing in a pipe
+        if rows.is_empty() {
+            screen.line(format_args!("no TIME-WAIT on port {port}, sockets in other states: {others}"));
+            return Ok(());
+        }
+        rows.sort_by_key(|row| row.timer);
+        screen.line(format_args!("port {port}: {} left behind (a mark is 2 s, Ctrl-C ends)", rows.len()));
+        for row in rows.iter().take(MOST_BARS) {
+            let left = row.timer.unwrap_or_default();
+            let state = row.state.to_string();
+            let peer = row.pair.peer.to_string();
+            screen.line(format_args!("{peer:<21} {state:<10} {:>4.1} s {}", left.as_secs_f64(), bar(left)));
+        }
+        if rows.len() > MOST_BARS {
+            screen.line(format_args!("and {} more", rows.len() - MOST_BARS));
+        }
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(EVERY_MS)); // EINTR after Ctrl-Z: the next picture comes at once
+        if stop.requested() {
+            return Ok(());
+        }
+        screen.line("");
+    }
+}
+
+/// Only a timer of the kernel keeps it. A FIN-WAIT-2 without a descriptor is kept in the same way.
+fn is_left_behind(row: &Row) -> bool {
+    matches!(row.state, State::TimeWait | State::FinWait2) && row.inode == 0
+}
+
+fn bar(left: Duration) -> String {
+    let marks = (left.as_millis().div_ceil(MARK.as_millis()) as usize).min(MARKS);
+    format!("{}{}", "#".repeat(marks), ".".repeat(MARKS - marks))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_has_a_mark_for_each_two_seconds_begun() {
+        let marks = |seconds| bar(Duration::from_secs(seconds)).matches('#').count();
+        assert_eq!([0, 1, 2, 3, 60, 120].map(marks), [0, 1, 1, 2, 30, 30]);
+        assert_eq!(bar(Duration::from_secs(3)).len(), MARKS);
+    }
+}

@@ -1,0 +1,102 @@
+//! How long it lasts, read from the kernel's own timer, and what does not change that.
+
+use std::{fs, process::Command, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use shared::{
+    At, Need, Predicts, Role, Stage, Verdict,
+    kernel::{Pair, State, wait_for_state},
+};
+
+use super::{ABOUT_A_MINUTE, LIMIT, connected_pair, listening};
+use crate::fin_timeout;
+
+const FIN_TIMEOUT: &str = "/proc/sys/net/ipv4/tcp_fin_timeout";
+/// So short that nobody has to wait for it.
+const CHANGED_TO: &str = "1";
+
+/// A private user and network namespace has settings of its own, and in it the right to change them.
+pub const NAMESPACE: Need = Need {
+    what: "a private user and network namespace (unshare -Urn, ip)",
+    provided_by: "apt-get install util-linux iproute2; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    met: || in_namespace("exit", "0").is_ok_and(|mut role| role.wait_for_end().is_ok_and(|status| status.success())),
+};
+
+pub fn how_long(stage: &mut Stage) -> Result<Verdict> {
+    #[derive(Debug, PartialEq)]
+    enum Lasts {
+        RoundTrip,
+        AboutAMinute,
+        FourMinutes,
+        Another(Option<Duration>),
+    }
+    let setting = setting()?;
+    stage.say("setting", format_args!("tcp_fin_timeout is {setting} s"));
+    let (listen_sock, server_addr) = listening(false)?;
+    let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
+    let client = Pair::of(&client_sock)?;
+
+    let question = stage.ask(
+        "The client closes, then the server. The kernel starts a timer for the client's TIME-WAIT. How long?",
+        [
+            ("some milliseconds: a few round trips of this network", Lasts::RoundTrip),
+            ("4 minutes: RFC 9293 has 2 MSL, and an MSL of 2 minutes", Lasts::FourMinutes),
+            ("about 60 seconds", Lasts::AboutAMinute),
+        ],
+        Predicts { source: None, kit: Lasts::AboutAMinute },
+    )?;
+    drop(client_sock); // close(2): FIN
+    drop(conn_sock); // close(2): the other FIN
+    let row = wait_for_state(client, Some(State::TimeWait), LIMIT)?.context("no row")?;
+    let left = row.timer.map_or("none".into(), |left| format!("{:.1} s", left.as_secs_f64()));
+    stage.say("kernel", format_args!("client {}  timer {left}", row.state));
+    let observed = match row.timer {
+        Some(left) if left < Duration::from_secs(5) => Lasts::RoundTrip,
+        Some(left) if ABOUT_A_MINUTE.contains(&left) => Lasts::AboutAMinute,
+        Some(left) if left > Duration::from_secs(200) => Lasts::FourMinutes,
+        left => Lasts::Another(left),
+    };
+    stage.verdict(question, observed, "60 s, a constant of Linux (TCP_TIMEWAIT_LEN)")
+}
+
+pub fn fin_timeout(stage: &mut Stage) -> Result<Verdict> {
+    stage.say("private", "a network namespace of its own, where the setting may be changed");
+    stage.say("setting", format_args!("there tcp_fin_timeout becomes {CHANGED_TO} s, here it stays {} s", setting()?));
+    let question = stage.ask(
+        "Which wait does the setting shorten: TIME-WAIT, or FIN-WAIT-2 of a closed socket whose peer does not close?",
+        [
+            ("TIME-WAIT only", (true, false)),
+            ("both", (true, true)),
+            ("FIN-WAIT-2 only", (false, true)),
+            ("neither: it is for connections that start after a reboot", (false, false)),
+        ],
+        Predicts { source: None, kit: (false, true) },
+    )?;
+    let outside = fs::read_link(fin_timeout::NAMESPACE).at("readlink", fin_timeout::NAMESPACE)?;
+    let outside = outside.to_str().context("no namespace")?;
+    let mut role = in_namespace("exec \"$0\" fin-timeout \"$1\" \"$2\"", outside)?;
+    let line = role.line_with("timers ")?;
+    let seen = line.trim_start_matches("timers ").trim();
+    stage.say("private", seen);
+    let after = |word: &str| -> Result<f64> {
+        let number = seen.split(word).nth(1).and_then(|rest| rest.split_whitespace().next());
+        Ok(number.context("a timer is missing")?.parse()?)
+    };
+    let (time_wait, gone_after) = (after("TIME-WAIT ")?, after("gone after ")?);
+    ensure!(gone_after < LIMIT.as_secs_f64(), "FIN-WAIT-2 was gone only after {gone_after} s");
+    let shortened = !ABOUT_A_MINUTE.contains(&Duration::from_secs_f64(time_wait));
+    stage.verdict(question, (shortened, gone_after < 60.0), "it is for FIN-WAIT-2; TIME-WAIT is a constant")
+}
+
+fn setting() -> Result<String> {
+    Ok(fs::read_to_string(FIN_TIMEOUT).at("open", FIN_TIMEOUT)?.trim().into())
+}
+
+/// A shell in a namespace of its own, where lo is up; $0 is this program.
+fn in_namespace(command: &str, outside: &str) -> Result<Role> {
+    let script = format!("ip link set lo up && {command}");
+    let program = std::env::current_exe()?;
+    let mut unshare = Command::new("unshare");
+    unshare.args(["-Urn", "sh", "-c", &script]).arg(program).args([CHANGED_TO, outside]);
+    Role::spawn(unshare.stderr(std::process::Stdio::null()))
+}

@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# timewait.sh - which connections of this port are in TIME-WAIT, how long yet?
+#
+# Usage:    scripts/timewait.sh PORT             once
+#           scripts/timewait.sh PORT --watch     every second, until Ctrl-C
+#
+# Shows each TIME-WAIT that has PORT at either end, the one that is over next
+# first. The command behind it stands above, after `+`: type it yourself.
+#
+# Needs:    ss (package iproute2) or netstat (package net-tools). Without
+#           them it reads /proc/net. No root.
+#
+# How to read it
+#   left       the kernel's timer. It starts at 60 s, whatever the settings.
+#   holds      PORT is the local port: this end closed first. bind fails until
+#              it is over, or needs SO_REUSEADDR in both runs.
+#   elsewhere  PORT is the peer's port: the other end closed first, and PORT is
+#              free as far as this connection goes.
+# There is no process to show: the one that closed has nothing to do with it
+# any more.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=lib.sh
+. "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
+
+port='' watch=no
+for arg; do
+    case $arg in
+    -h | --help) help ;;
+    --watch) watch=yes ;;
+    -*) usage "there is no option $arg" ;;
+    *)
+        [[ -z $port ]] || usage "one port, not two: $port and $arg"
+        is_port "$arg" || usage "'$arg' is no port: 1 to 65535"
+        port=$arg
+        ;;
+    esac
+done
+[[ -n $port ]] || usage 'which port?'
+
+picture() {
+    local proto state local_addr peer_addr timer place left found=
+    port_command "$port"
+    say "+ $command"
+    tell_source
+    while IFS=$'\t' read -r proto state _ _ local_addr peer_addr timer _; do
+        [[ $proto == tcp && $state == TIME-WAIT ]] || continue
+        place=elsewhere
+        if [[ $local_addr == *:"$port" ]]; then place=holds; fi
+        left=${timer#timewait }
+        printf -v state 'TIME-WAIT  %-9s  left %5s  %s > %s' "$place" \
+            "$left" "$local_addr" "$peer_addr"
+        found+=$left$'\t'$state$'\n'
+    done < <(rows)
+    if [[ -z $found ]]; then
+        say "no TIME-WAIT has port $port"
+        return
+    fi
+    LC_ALL=C sort -n <<<"${found%$'\n'}" | cut -f 2-
+}
+
+find_source
+if [[ $watch == no ]]; then
+    picture
+    exit 0
+fi
+trap 'exit 0' INT TERM
+while :; do
+    now=$(picture)
+    if [[ -t 1 ]]; then printf '\033[H\033[2J'; fi
+    say "$now"
+    if [[ ! -t 1 ]]; then say ''; fi
+    sleep 1
+done
