@@ -76,7 +76,8 @@ fn wait(stop: &Stop, time: Duration) -> Result<bool> {
     let output = stdout();
     let reader_gone = PollFlags::empty(); // POLLERR is told unasked
     let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(output.as_fd(), reader_gone)];
-    match poll(&mut fds, PollTimeout::try_from(time)?) {
+    let rounded_up = time + Duration::from_millis(1); // poll counts milliseconds; 0 would not wait at all
+    match poll(&mut fds, PollTimeout::try_from(rounded_up)?) {
         Ok(_) => Ok(!fds.iter().any(|fd| fd.any().unwrap_or(true))),
         Err(Errno::EINTR) => Ok(true), // Ctrl-Z, then fg
         Err(errno) => Ok(Err(errno).at("poll", "")?),

@@ -142,7 +142,11 @@ fn syn_sent(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached> {
 
     log.next(format_args!("connect({client_fd}, {server_addr})"));
     let result = client_sock.connect(&server_addr.into());
-    log.say("client", format_args!("connect({client_fd}, {server_addr}) = {}", returned(&result)));
+    let told = returned(&result); // without its words: the line is full
+    log.say(
+        "client",
+        format_args!("connect({client_fd}, {server_addr}) = {}", told.split(" (").next().unwrap_or(&told)),
+    );
     let local = client_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
     let pair = Pair { local, peer: server_addr }; // getpeername says ENOTCONN until there is an answer
     let socks = vec![client_sock, first_sock, listen_sock];

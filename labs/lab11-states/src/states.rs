@@ -167,24 +167,24 @@ pub fn named(name: &str) -> Result<State, String> {
 
 /// RFC 9293 Figure 5, without the rarer ways: simultaneous open, reset. Each `@` name gets its number in the tour.
 const DIAGRAM: &str = "
-                            @CLOSED
-            listen |                       | connect: SYN
-                   v                       v
+                        @CLOSED
+            listen |                      | connect: SYN
+                   v                      v
               @LISTEN               @SYN-SENT
-      SYN: SYN+ACK |                       | SYN+ACK: ACK
-                   v                       v
-         @SYN-RECEIVED  --- ACK --->  @ESTABLISHED
-                                           |
-              shutdown or close: FIN       |       FIN: ACK
-                   +-----------------------+-----------+
-                   v                                   v
-           @FIN-WAIT-1                        @CLOSE-WAIT
-          ACK |          | FIN: ACK                    | shutdown or close: FIN
-              v          v                             v
-   @FIN-WAIT-2        @CLOSING                  @LAST-ACK
-     FIN: ACK |          | ACK                         | ACK
-              v          v                             v
-            @TIME-WAIT -------- 60 s --------->     CLOSED";
+      SYN: SYN+ACK |                      | SYN+ACK: ACK
+                   v                      v
+           @SYN-RECEIVED -- ACK --> @ESTABLISHED
+                                          |
+            shutdown or close: FIN        |         FIN: ACK
+                  +-----------------------+-----------+
+                  v                                   v
+             @FIN-WAIT-1                       @CLOSE-WAIT
+         ACK |         | FIN: ACK                     | shutdown or close: FIN
+             v         v                              v
+   @FIN-WAIT-2   @CLOSING                      @LAST-ACK
+    FIN: ACK |         | ACK                          | ACK
+             v         v                              v
+            @TIME-WAIT ------- 60 s ----------> CLOSED";
 
 /// The diagram; each state that was seen carries its place in `seen`, the others `[  ]`.
 pub fn diagram(seen: &[State]) -> String {

@@ -89,9 +89,8 @@ pub fn fin_wait_1(stage: &mut Stage) -> Result<Verdict> {
         let result = recv(conn_fd, &mut [0; 65536], MsgFlags::empty());
         if let Ok(bytes_read @ 1..) = result {
             (total, reads) = (total + bytes_read, reads + 1);
-            return Ok(None);
         }
-        Ok(Some(result))
+        Ok(matches!(result, Ok(0) | Err(_)).then_some(result))
     })?;
     stage.server(format_args!("recv({conn_fd}, 65536) x{reads} = {total} bytes"));
     stage.server(format_args!("recv({conn_fd}, 65536) = {}", returned(&end)));
