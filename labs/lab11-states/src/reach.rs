@@ -10,10 +10,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use nix::{
     errno::Errno,
-    libc,
+    getsockopt_impl, libc,
     poll::{PollFd, PollFlags, poll},
     setsockopt_impl, sockopt_impl,
-    sys::socket::{MsgFlags, recv, send, setsockopt},
+    sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt},
 };
 use shared::{
     At,
@@ -36,13 +36,13 @@ const NO_ROOM_MS: u8 = 50;
 pub const BLOCK: usize = 1024;
 /// Enough tries of a SYN for an hour: TCP_SYNCNT, see tcp(7).
 const SYN_TRIES: i32 = 60;
-/// Beyond this SYN-SENT needs more tries than tcp_syn_retries allows.
-const PATIENCE: u32 = 45;
+/// In seconds: beyond this SYN-SENT needs more tries than tcp_syn_retries allows, 6 of them for two minutes.
+const PATIENCE: u32 = 100;
 
 sockopt_impl!(
     /// So long a connection may wait for its first data before it exists; see tcp(7).
     DeferAccept,
-    SetOnly,
+    Both,
     libc::IPPROTO_TCP,
     libc::TCP_DEFER_ACCEPT,
     libc::c_int
@@ -137,6 +137,7 @@ fn syn_sent(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached> {
         setsockopt(&client_sock, SynCount, &SYN_TRIES).at("setsockopt", "TCP_SYNCNT")?;
         log.say("client", format_args!("setsockopt({client_fd}, SOL_TCP, TCP_SYNCNT, {SYN_TRIES}) = 0"));
     }
+    log.next(format_args!("fcntl({client_fd}, F_SETFL, O_RDWR|O_NONBLOCK)"));
     client_sock.set_nonblocking(true).at("fcntl", "O_NONBLOCK")?;
     log.say("client", format_args!("fcntl({client_fd}, F_SETFL, O_RDWR|O_NONBLOCK) = 0"));
 
@@ -156,11 +157,13 @@ fn syn_sent(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached> {
 fn syn_received(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached> {
     let (listen_sock, server_addr) = listening(addr, None, 1, log)?;
     let listen_fd = listen_sock.as_raw_fd();
-    // The kernel rounds up to 1, 3, 7, 15, 31 ... s, the times at which it would send its SYN+ACK again.
     let defer = i32::try_from(seconds)? + 2;
     log.next(format_args!("setsockopt({listen_fd}, SOL_TCP, TCP_DEFER_ACCEPT, {defer})"));
     setsockopt(&listen_sock, DeferAccept, &defer).at("setsockopt", "TCP_DEFER_ACCEPT")?;
     log.say("server", format_args!("setsockopt({listen_fd}, SOL_TCP, TCP_DEFER_ACCEPT, {defer}) = 0"));
+    // Up to 1, 3, 7, 15, 31 ... s: the times at which the SYN+ACK would be sent again.
+    let rounded_up = getsockopt(&listen_sock, DeferAccept).at("getsockopt", "TCP_DEFER_ACCEPT")?;
+    log.say("", format_args!("the kernel rounds up to {rounded_up} s; then a bare ACK will do: ESTABLISHED"));
 
     let client_sock = connecting(server_addr, None, log)?;
     let pair = Pair::of(&client_sock)?.other_end();
@@ -232,7 +235,7 @@ fn time_wait(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
     drop(client_sock); // close(2): FIN
     log.say("client", format_args!("close({client_fd}) = 0"));
 
-    conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", "SO_RCVTIMEO")?;
+    conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", "SO_RCVTIMEO")?; // only so that nothing can hang here
     log.next(format_args!("recv({conn_fd}, 1024)"));
     let end = recv(conn_fd, &mut [0; 1024], MsgFlags::empty());
     log.say("server", format_args!("recv({conn_fd}, 1024) = {}", returned(&end)));
@@ -262,7 +265,9 @@ fn listening(
     let listen_fd = listen_sock.as_raw_fd();
     log.say("server", format_args!("socket(AF_INET, SOCK_STREAM, 0) = {listen_fd}"));
 
+    log.next(format_args!("setsockopt({listen_fd}, SOL_SOCKET, SO_REUSEADDR, 1)"));
     listen_sock.set_reuse_address(true).at("setsockopt", addr)?; // for --port: see lab10-timewait
+    log.say("server", format_args!("setsockopt({listen_fd}, SOL_SOCKET, SO_REUSEADDR, 1) = 0"));
     small_buffers("server", &listen_sock, receive_buffer, log)?;
 
     log.next(format_args!("bind({listen_fd}, {addr})"));
@@ -298,6 +303,7 @@ fn small_buffers(who: &str, sock: &Socket, size: Option<usize>, log: &mut Log) -
     log.next(format_args!("setsockopt({fd}, SOL_SOCKET, SO_RCVBUF, {size})"));
     sock.set_recv_buffer_size(size).at("setsockopt", "SO_RCVBUF")?;
     log.say(who, format_args!("setsockopt({fd}, SOL_SOCKET, SO_RCVBUF, {size}) = 0"));
+    log.next(format_args!("setsockopt({fd}, SOL_SOCKET, SO_SNDBUF, {size})"));
     sock.set_send_buffer_size(size).at("setsockopt", "SO_SNDBUF")?;
     log.say(who, format_args!("setsockopt({fd}, SOL_SOCKET, SO_SNDBUF, {size}) = 0"));
     Ok(())
@@ -311,6 +317,7 @@ fn connected(addr: SocketAddr, receive_buffer: Option<usize>, log: &mut Log) -> 
     log.next(format_args!("accept({listen_fd})"));
     let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
     log.say("server", format_args!("accept({listen_fd}) = {}", conn_sock.as_raw_fd()));
+    log.next(format_args!("close({listen_fd})"));
     drop(listen_sock); // close(2)
     log.say("server", format_args!("close({listen_fd}) = 0"));
     Ok((client_sock, conn_sock, server_addr))

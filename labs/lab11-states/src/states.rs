@@ -41,7 +41,7 @@ pub const STATES: [Facts; 11] = [
         end: "client",
         ss: "SYN-SENT",
         netstat: "SYN_SENT",
-        held: "until tcp_syn_retries give up, one to two minutes",
+        held: "until tcp_syn_retries give up, about two minutes",
         orphaned: "never: close ends it",
         pile: "a firewall that drops, a host that is down, a full queue",
         path: &[Closed, SynSent],

@@ -209,8 +209,12 @@ fn a_foreign_client_is_let_in_and_the_listener_listens_on() {
 #[test]
 fn pause_waits_before_each_call() {
     let mut role = Role::spawn(Command::new(LAB).args(["hold", "closing", "--pause"])).unwrap();
-    let calls = ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen(", "socket(", "setsockopt("];
-    for call in calls.iter().chain(&["connect(", "accept(", "send(", "shutdown(", "shutdown("]) {
+    let calls =
+        ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "setsockopt(", "setsockopt(", "bind(", "listen(", "socket("];
+    for call in calls
+        .iter()
+        .chain(&["setsockopt(", "setsockopt(", "connect(", "accept(", "close(", "send(", "shutdown(", "shutdown("])
+    {
         role.wait_for(&format!("next: {call}")).unwrap();
         role.type_line("").unwrap();
     }

@@ -2,7 +2,7 @@
 
 use std::{net::Shutdown, os::fd::AsRawFd};
 
-use anyhow::Result;
+use anyhow::{Result, bail, ensure};
 use nix::sys::socket::{MsgFlags, recv};
 use shared::{
     Predicts, Stage, Verdict,
@@ -37,7 +37,9 @@ pub fn closing(stage: &mut Stage) -> Result<Verdict> {
     shut(stage, "server", &conn_sock);
     settled(ends, [Some(State::FinWait1); 2])?;
     let both_full = stage.kernel([("client", ends[0]), ("server", ends[1])])?;
-    anyhow::ensure!(both_full == [Some(State::FinWait1); 2], "with both windows full: {both_full:?}");
+    ensure!(both_full == [Some(State::FinWait1); 2], "with both windows full: {both_full:?}");
+
+    stage.look(format_args!("ss -tano 'sport = :{0} or dport = :{0}'", ends[1].local.port()));
 
     stage.say("again", "only the client fills the other's window");
     let (client_sock, conn_sock) = connected_pair(Some(SMALL))?;
@@ -100,7 +102,7 @@ pub fn fin_wait_1(stage: &mut Stage) -> Result<Verdict> {
         (Some(State::FinWait2), _) => Leaves::AtOnce,
         (Some(State::FinWait1), Some(State::FinWait2)) => Leaves::OnceRead,
         (Some(State::FinWait1), Some(State::FinWait1)) => Leaves::Never,
-        other => anyhow::bail!("the client went through {other:?}"),
+        other => bail!("the client went through {other:?}"),
     };
     stage.verdict(question, observed, "the FIN stands behind the data; the program is not asked")
 }

@@ -75,6 +75,7 @@ pub fn close_wait(stage: &mut Stage) -> Result<Verdict> {
     settled(ends, [Some(State::FinWait2), Some(State::CloseWait)])?;
     stage.kernel([("client", ends[0]), ("server", ends[1])])?;
 
+    stage.look(format_args!("ss -tano 'sport = :{0} or dport = :{0}'", ends[1].local.port()));
     let question = stage.ask(
         "What ends the server's CLOSE-WAIT?",
         [
