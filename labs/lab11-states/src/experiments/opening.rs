@@ -1,0 +1,143 @@
+//! Before there is a connection: CLOSED, SYN-SENT, SYN-RECEIVED.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
+    time::Duration,
+};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv, send, setsockopt},
+};
+use shared::{
+    At, Predicts, Stage, Verdict,
+    kernel::{Pair, State, tcp_socket, tcp_sockets, wait_for_state},
+    returned,
+};
+use socket2::{Domain, Socket, Type};
+
+use super::{LIMIT, connected_pair, listening, settled};
+use crate::{reach::DeferAccept, tcp_info};
+
+/// The kernel makes 15 of it; data ends the wait before.
+const DEFER_SECONDS: i32 = 10;
+
+pub fn closed(stage: &mut Stage) -> Result<Verdict> {
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let bound_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", "")?;
+    let bound_fd = bound_sock.as_raw_fd();
+    stage.say("bound", format_args!("socket(AF_INET, SOCK_STREAM, 0) = {bound_fd}"));
+    bound_sock.bind(&any_port.into()).at("bind", any_port)?;
+    stage.say("bound", format_args!("bind({bound_fd}, {any_port}) = 0"));
+    let bound_addr = bound_sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
+
+    let (client_sock, conn_sock) = connected_pair(None)?;
+    let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
+    let client = Pair::of(&client_sock)?;
+    conn_sock.set_linger(Some(Duration::ZERO)).at("setsockopt", "")?; // close becomes a reset
+    drop(conn_sock); // close(2)
+    stage.server(format_args!("close({conn_fd}) = 0  a reset: SO_LINGER is 0"));
+    let heard = recv(client_fd, &mut [0; 1024], MsgFlags::empty());
+    stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&heard)));
+    ensure!(heard == Err(Errno::ECONNRESET), "no reset: {heard:?}");
+
+    wait_for_state(client, None, LIMIT)?;
+    let listed = tcp_sockets(bound_addr.port())?.iter().any(|row| row.pair.local == bound_addr);
+    stage.say("kernel", format_args!("bound {}   client in no table", if listed { "listed" } else { "in no table" }));
+    ensure!(!listed, "the bound socket is in the table");
+
+    let question = stage.ask(
+        "Neither is in the table of ss. Both descriptors are asked: getsockopt(TCP_INFO). What state do they tell?",
+        [
+            ("none: it fails, there is no connection", (None, None)),
+            ("bound fails, client CLOSED", (None, Some(State::Closed))),
+            ("bound CLOSED, client ESTABLISHED, its last", (Some(State::Closed), Some(State::Established))),
+            ("both CLOSED", (Some(State::Closed), Some(State::Closed))),
+        ],
+        Predicts { source: Some((None, None)), kit: (Some(State::Closed), Some(State::Closed)) },
+    )?;
+    let mut told = [None, None];
+    for (state, (who, sock)) in told.iter_mut().zip([("bound", &bound_sock), ("client", &client_sock)]) {
+        let result = tcp_info::state(sock);
+        *state = result.ok().map(tcp_info::name).transpose()?;
+        let name = state.map_or(String::new(), |state| format!("  {state}"));
+        let result = result.map(|_| 0);
+        stage.say(
+            who,
+            format_args!("getsockopt({}, SOL_TCP, TCP_INFO) = {}{name}", sock.as_raw_fd(), returned(&result)),
+        );
+    }
+    stage.verdict(question, (told[0], told[1]), "a real value of a real socket: before and after every connection")
+}
+
+pub fn deferred(stage: &mut Stage) -> Result<Verdict> {
+    let (listen_sock, server_addr) = listening(1, None)?;
+    let listen_fd = listen_sock.as_raw_fd();
+    setsockopt(&listen_sock, DeferAccept, &DEFER_SECONDS).at("setsockopt", "TCP_DEFER_ACCEPT")?;
+    stage.server(format_args!("setsockopt({listen_fd}, SOL_TCP, TCP_DEFER_ACCEPT, [{DEFER_SECONDS}]) = 0"));
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    let client_fd = client_sock.as_raw_fd();
+
+    let question = stage.ask(
+        "The listener wants to hear of clients that have sent something. A client connects and sends nothing. The states?",
+        [
+            ("both ESTABLISHED", [Some(State::Established); 2]),
+            ("client SYN-SENT, server SYN-RECEIVED", [Some(State::SynSent), Some(State::SynReceived)]),
+            ("client ESTABLISHED, server SYN-RECEIVED", [Some(State::Established), Some(State::SynReceived)]),
+            ("client ESTABLISHED, server in no table", [Some(State::Established), None]),
+        ],
+        Predicts {
+            source: Some([Some(State::Established); 2]),
+            kit: [Some(State::Established), Some(State::SynReceived)],
+        },
+    )?;
+    let result = client_sock.connect(&server_addr.into());
+    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&result)));
+    let client = Pair::of(&client_sock)?;
+    let ends = [client, client.other_end()];
+    settled(ends, [Some(State::Established), Some(State::SynReceived)])?;
+    let observed = stage.kernel([("client", ends[0]), ("server", ends[1])])?;
+
+    let sent = send(client_fd, b"hello", MsgFlags::empty());
+    stage.client(format_args!("send({client_fd}, \"hello\", 5) = {}", returned(&sent)));
+    wait_for_state(ends[1], Some(State::Established), LIMIT)?;
+    stage.kernel([("client", ends[0]), ("server", ends[1])])?;
+    stage.verdict(question, observed, "each end has its own state; the server's kernel drops the bare ACK")
+}
+
+pub fn full_queue(stage: &mut Stage) -> Result<Verdict> {
+    let (listen_sock, server_addr) = listening(0, None)?;
+    let first_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    first_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+    let first = Pair::of(&first_sock)?;
+    wait_for_state(first.other_end(), Some(State::Established), LIMIT)?;
+    let waiting = tcp_sockets(server_addr.port())?.into_iter().find(|row| row.state == State::Listen);
+    let waiting = waiting.context("the listener is in no table")?.recv_queue;
+    stage.say("kernel", format_args!("listen({}, 0): waiting {waiting}", listen_sock.as_raw_fd()));
+    ensure!(waiting == 1, "{waiting} wait for accept");
+
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    let client_fd = client_sock.as_raw_fd();
+    client_sock.set_nonblocking(true).at("fcntl", server_addr)?;
+    let question = stage.ask(
+        "The accept queue is full. One more client connects, without blocking. The states of the two ends?",
+        [
+            ("both ESTABLISHED", [Some(State::Established); 2]),
+            ("client SYN-SENT, server in no table", [Some(State::SynSent), None]),
+            ("client SYN-SENT, server SYN-RECEIVED", [Some(State::SynSent), Some(State::SynReceived)]),
+            ("neither in a table: refused", [None, None]),
+        ],
+        Predicts { source: Some([None, None]), kit: [Some(State::SynSent), None] },
+    )?;
+    let result = client_sock.connect(&server_addr.into());
+    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&result)));
+    let local = client_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
+    let client = Pair { local, peer: server_addr };
+    let ends = [client, client.other_end()];
+    settled(ends, [Some(State::SynSent), None])?;
+    let observed = stage.kernel([("client", ends[0]), ("server", ends[1])])?;
+    ensure!(tcp_socket(first)?.is_some_and(|row| row.state == State::Established), "the first client has gone");
+    stage.verdict(question, observed, "the SYN is dropped, not refused: the client sends it again")
+}

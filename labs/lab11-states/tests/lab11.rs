@@ -1,0 +1,297 @@
+//! Runs the real binary: the demo, the tour, each state held still under the eyes of ss and netstat, and what goes wrong.
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    io::Read,
+    net::TcpListener,
+    process::Command,
+    sync::OnceLock,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use testkit::{
+    Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without, wait_until,
+};
+
+const LAB: &str = env!("CARGO_BIN_EXE_lab11-states");
+const LIMIT: Duration = Duration::from_secs(10);
+/// Each state as its RFC, ss and netstat write it.
+const STATES: [[&str; 3]; 10] = [
+    ["LISTEN", "LISTEN", "LISTEN"],
+    ["SYN-SENT", "SYN-SENT", "SYN_SENT"],
+    ["SYN-RECEIVED", "SYN-RECV", "SYN_RECV"],
+    ["ESTABLISHED", "ESTAB", "ESTABLISHED"],
+    ["FIN-WAIT-1", "FIN-WAIT-1", "FIN_WAIT1"],
+    ["FIN-WAIT-2", "FIN-WAIT-2", "FIN_WAIT2"],
+    ["CLOSE-WAIT", "CLOSE-WAIT", "CLOSE_WAIT"],
+    ["CLOSING", "CLOSING", "CLOSING"],
+    ["LAST-ACK", "LAST-ACK", "LAST_ACK"],
+    ["TIME-WAIT", "TIME-WAIT", "TIME_WAIT"],
+];
+
+fn demo() -> &'static Demo {
+    static DEMO: OnceLock<Demo> = OnceLock::new();
+    DEMO.get_or_init(|| Demo::play(LAB))
+}
+
+/// A running `hold`, its port, and its two addresses as ss and netstat print them.
+struct Held {
+    role: Role,
+    port: String,
+    local: String,
+    peer: String,
+}
+
+fn hold(state: &str, seconds: &str) -> Held {
+    let mut role = Role::spawn(Command::new(LAB).args(["hold", state, "--seconds", seconds])).unwrap();
+    let port = role.line_with("look      scripts/states.sh ").unwrap().split_whitespace().last().unwrap().to_string();
+    let command = role.line_with("ss        ss -tan ").unwrap();
+    assert!(command.ends_with(&format!("'sport = :{port} or dport = :{port}'")), "{command}");
+    let row = role.line_with(":").unwrap();
+    let [_, local, peer] = row.split_whitespace().collect::<Vec<_>>()[..] else { panic!("{row}") };
+    let (local, peer) = (local.into(), peer.into());
+    role.wait_for("Holding ").unwrap();
+    Held { role, port, local, peer }
+}
+
+/// The state in the row with these two addresses, if there is one.
+fn state_of(table: &str, held: &Held) -> Option<String> {
+    let rows = table.lines().map(|line| line.split_whitespace().collect::<Vec<_>>());
+    let mut rows = rows.filter(|row| row.windows(2).any(|pair| pair == [held.local.as_str(), held.peer.as_str()]));
+    rows.next().map(|row| if row[0].starts_with("tcp") { row[5] } else { row[0] }.to_string())
+}
+
+fn as_ss_sees(held: &Held) -> Option<String> {
+    let filter = format!("sport = :{0} or dport = :{0}", held.port);
+    state_of(&run(Command::new("ss").args(["-tanH", &filter])).stdout, held)
+}
+
+fn as_netstat_sees(held: &Held) -> Option<String> {
+    state_of(&run(Command::new("netstat").arg("-tan")).stdout, held)
+}
+
+#[test]
+fn the_demo_decides_every_claim_as_recorded() {
+    demo().assert_verdicts(&[
+        ("closed", "CORRECTED"),
+        ("deferred", "CORRECTED"),
+        ("closing", "ANSWERED"),
+        ("full-queue", "CORRECTED"),
+        ("fin-wait-1", "ANSWERED"),
+        ("fin-wait-2", "CORRECTED"),
+        ("close-wait", "CONFIRMED"),
+        ("last-ack", "ANSWERED"),
+    ]);
+}
+
+#[test]
+fn the_printed_calls_are_those_strace_saw() {
+    testkit::assert_printed_calls_are_real(LAB);
+}
+
+#[test]
+fn the_command_line_keeps_the_rules_of_all_labs() {
+    testkit::assert_common_rules(LAB, &["hold", "established"], "Holding ESTABLISHED");
+}
+
+#[test]
+fn the_sheet_quotes_a_real_run() {
+    testkit::assert_sheet_quotes_a_run("lab11-states", demo());
+}
+
+#[test]
+fn each_of_the_ten_states_stands_still_for_as_long_as_ss_and_netstat_look() {
+    let tools = have("ss") && have("netstat");
+    if skip_without(!tools, "ss and netstat", "apt-get install iproute2 net-tools") {
+        return;
+    }
+    let mut held = STATES.map(|[state, ..]| hold(state, "60"));
+    let start = Instant::now();
+    let mut rounds = 0;
+    while rounds < 4 || start.elapsed() < Duration::from_secs(3) {
+        for (held, [state, ss, netstat]) in held.iter().zip(STATES) {
+            let seen = (as_ss_sees(held), as_netstat_sees(held));
+            assert_eq!(seen, (Some(ss.into()), Some(netstat.into())), "{state}: {} > {}", held.local, held.peer);
+        }
+        rounds += 1;
+    }
+    for (held, [state, ..]) in held.iter_mut().zip(STATES) {
+        signal(&held.role, Signal::SIGINT);
+        held.role.wait_for(&format!("{state} stood still: ")).unwrap();
+        assert_eq!(held.role.wait_for_end().unwrap().code(), Some(0), "{state}: {}", held.role.printed());
+    }
+}
+
+#[test]
+fn states_sh_shows_the_held_state_from_each_source() {
+    for state in ["syn-received", "closing"] {
+        let held = hold(state, "60");
+        for tools in [&["ss"][..], &["netstat"], &[]] {
+            if skip_without(
+                !tools.iter().all(|tool| have(tool)),
+                "ss and netstat",
+                "apt-get install iproute2 net-tools",
+            ) {
+                continue;
+            }
+            let folder = TempDir::new();
+            let path = path_with(&folder, tools);
+            let shown = run(Command::new(root().join("scripts/states.sh")).env("PATH", path).arg(&held.port));
+            assert_eq!(shown.code(), 0, "{shown:?}");
+            let found = shown.stdout.lines().any(|line| {
+                line.starts_with(&state.to_uppercase()) && line.contains(&held.local) && line.contains(&held.peer)
+            });
+            assert!(found, "{tools:?}: {}", shown.stdout);
+        }
+    }
+}
+
+#[test]
+fn the_tour_shows_eleven_of_eleven_as_an_ordinary_account() {
+    let folder = TempDir::new();
+    let Finished { status, stdout, stderr } = run(as_ordinary_account(LAB, &folder).arg("tour"));
+    assert_eq!(status.code(), Some(0), "{stdout}{stderr}");
+    assert!(stdout.ends_with("\n11 of 11 states seen standing still\n"), "{stdout}");
+    for (place, [state, ss, netstat]) in STATES.iter().enumerate() {
+        assert!(stdout.contains(&format!("\n{:<10}{state}\n", place + 1)) || place == 0, "{state}: {stdout}");
+        assert!(stdout.contains(&format!("[{:>2}] {state}", place + 1)), "{state} in the diagram: {stdout}");
+        assert!(stdout.contains(&format!("\nnames     ss {ss}, netstat {netstat}\n")), "{state}: {stdout}");
+    }
+    assert!(stdout.contains("\nkernel    server SYN-RECEIVED   client ESTABLISHED\n"), "{stdout}");
+    assert!(stdout.contains("\nTCP_INFO  client CLOSED\n") && stdout.contains("[11] CLOSED"), "{stdout}");
+    assert!(stdout.contains("\n 8        CLOSED > SYN-SENT > ESTABLISHED > FIN-WAIT-1 > CLOSING\n"), "{stdout}");
+    assert!(stdout.is_ascii() && stdout.lines().all(|line| line.len() < 80), "{stdout}");
+}
+
+#[test]
+fn closed_is_held_with_a_descriptor_and_no_row() {
+    let mut role = Role::spawn(Command::new(LAB).args(["hold", "closed", "--seconds", "1"])).unwrap();
+    role.wait_for("TCP_INFO  client CLOSED\n").unwrap();
+    role.wait_for("scripts/fds.sh ").unwrap();
+    role.wait_for("CLOSED stood still: ").unwrap();
+    assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn the_names_of_ss_and_netstat_are_understood() {
+    for (name, state) in [("SYN-RECV", "SYN-RECEIVED"), ("FIN_WAIT1", "FIN-WAIT-1"), ("estab", "ESTABLISHED")] {
+        let mut role = Role::spawn(Command::new(LAB).args(["hold", name])).unwrap();
+        role.wait_for(&format!("Holding {state} for 60 seconds")).unwrap();
+    }
+}
+
+#[test]
+fn ctrl_c_ends_a_hold_in_good_order_in_every_state() {
+    for [state, ..] in STATES {
+        let mut held = hold(state, "60");
+        signal(&held.role, Signal::SIGINT);
+        held.role.wait_for("Terminating ...\n").unwrap();
+        assert_eq!(held.role.wait_for_end().unwrap().code(), Some(0), "{state}");
+    }
+}
+
+#[test]
+fn a_foreign_client_is_let_in_and_the_listener_listens_on() {
+    if skip_without(!have("python3"), "python3", "apt-get install python3") {
+        return;
+    }
+    let mut held = hold("listen", "60");
+    let python = "import socket,sys\ns=socket.socket()\ns.connect(('127.0.0.1',int(sys.argv[1])))\nprint('in',flush=True)\ninput()";
+    let mut stranger = Role::spawn(Command::new("python3").args(["-c", python, &held.port])).unwrap();
+    stranger.wait_for("in\n").unwrap();
+    assert_eq!(as_ss_sees(&held).as_deref(), Some("LISTEN"));
+    signal(&held.role, Signal::SIGTERM);
+    held.role.wait_for("LISTEN stood still: ").unwrap();
+    assert_eq!(held.role.wait_for_end().unwrap().code(), Some(0));
+}
+
+#[test]
+fn pause_waits_before_each_call() {
+    let mut role = Role::spawn(Command::new(LAB).args(["hold", "closing", "--pause"])).unwrap();
+    let calls =
+        ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "setsockopt(", "setsockopt(", "bind(", "listen(", "socket("];
+    for call in calls
+        .iter()
+        .chain(&["setsockopt(", "setsockopt(", "connect(", "accept(", "close(", "send(", "shutdown(", "shutdown("])
+    {
+        role.wait_for(&format!("next: {call}")).unwrap();
+        role.type_line("").unwrap();
+    }
+    role.wait_for("kernel    client CLOSING   server FIN-WAIT-2\n").unwrap();
+    let mut tour = Role::spawn(Command::new(LAB).args(["tour", "--pause"])).unwrap();
+    tour.wait_for("next: socket(").unwrap();
+    signal(&tour, Signal::SIGINT);
+    assert_eq!(tour.wait_for_end().unwrap().code(), Some(0));
+    assert!(tour.printed().ends_with("\n1 of 11 states seen standing still\n"), "{}", tour.printed());
+}
+
+#[test]
+fn a_closed_pipe_ends_tour_and_hold_quietly() {
+    for role in ["tour", "hold listen"] {
+        let line = format!("\"$0\" {role} 2>&1 | head -1; echo \"${{PIPESTATUS[0]}}\"");
+        let printed = run(Command::new("bash").args(["-c", &line, LAB])).stdout;
+        assert_eq!(printed.lines().count(), 2, "{printed}");
+        assert!(["141", "0"].contains(&printed.lines().last().unwrap()), "{printed}");
+    }
+}
+
+#[test]
+fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    let failed = |args: &[&str]| {
+        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
+        (status.code(), stderr)
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap();
+    let (code, stderr) = failed(&["hold", "listen", "--port", &addr.port().to_string()]);
+    assert_eq!(code, Some(1));
+    assert!(
+        stderr.starts_with(&format!("lab11: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")),
+        "{stderr}"
+    );
+    let (code, stderr) = failed(&["hold", "open"]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("the states are listen, syn-sent, "), "{stderr}");
+    for usage in [&["hold"][..], &["hold", "listen", "--seconds", "0"], &["hold", "listen", "--port", "65536"]] {
+        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+    }
+}
+
+#[test]
+fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
+    let folder = TempDir::new();
+    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
+    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
+    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
+        return;
+    }
+    let folder = TempDir::new();
+    let refused = run(as_ordinary_account(LAB, &folder).args(["hold", "listen", "--port", "1"]));
+    assert!(refused.stderr.starts_with("lab11: bind 127.0.0.1:1: EACCES (13) Permission denied\n"), "{refused:?}");
+}
+
+#[test]
+fn foreign_clients_meet_the_held_states() {
+    if skip_without(!have("nc"), "nc", "apt-get install netcat-openbsd") {
+        return;
+    }
+    let held = hold("listen", "60");
+    let _nc = Role::spawn(Command::new("nc").args(["127.0.0.1", &held.port])).unwrap();
+    wait_until("nc in the accept queue", LIMIT, || {
+        let filter = format!("sport = :{}", held.port);
+        let shown = run(Command::new("ss").args(["-tanH", &filter])).stdout;
+        Ok(shown.contains("ESTAB").then_some(()))
+    })
+    .unwrap();
+    assert_eq!(as_ss_sees(&held).as_deref(), Some("LISTEN"));
+
+    // Who sends to a deferred listener gets in at once; the held client stays where it is.
+    let held = hold("syn-received", "60");
+    let mut sender = std::net::TcpStream::connect(format!("127.0.0.1:{}", held.port)).unwrap();
+    std::io::Write::write_all(&mut sender, b"hello").unwrap();
+    assert_eq!(as_ss_sees(&held).as_deref(), Some("SYN-RECV"));
+    sender.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    assert!(sender.read(&mut [0; 8]).is_err(), "nobody answers");
+}
