@@ -171,7 +171,7 @@ fn foreign_peers_close_first_or_last() {
         }
         let mut peer = Role::spawn(Command::new(tool).args(args)).unwrap();
         peer.type_line("hello").unwrap();
-        peer.close_input();
+        peer.input = None;
         server.wait_for("Received 6 bytes\nEnd of stream: the client closed first\n").unwrap();
         peer.wait_for_end().unwrap();
     }
