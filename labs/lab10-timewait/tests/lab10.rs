@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::OnceLock,
@@ -53,8 +53,9 @@ fn left_at_the_server(options: &[&str]) -> (Role, Pair) {
     (server, end)
 }
 
-/// Plays until the end that closed first is left in TIME-WAIT. On a busy machine an acknowledgement may arrive late, by
-/// way of another processor; TIME-WAIT answers it, and the reset for that answer puts an end to it (RFC 1337).
+/// Plays until the end that closed first is left in TIME-WAIT. Seen on a busy machine, about once in a thousand: it is in
+/// no table. A reset ends TIME-WAIT (RFC 1337), and a late segment that TIME-WAIT answers can bring one; that this is the
+/// cause is not proven, so each such case is told.
 fn left_behind(mut play: impl FnMut() -> Pair) -> Pair {
     for _ in 0..5 {
         let end = play();
@@ -65,7 +66,7 @@ fn left_behind(mut play: impl FnMut() -> Pair) -> Pair {
         });
         match settled.unwrap() {
             Some(State::TimeWait) => return end,
-            None => {}
+            None => writeln!(std::io::stderr(), "NOTE: {end:?} was not left in TIME-WAIT").unwrap(),
             state => panic!("{end:?} is in {state:?}"),
         }
     }

@@ -113,8 +113,7 @@ fn listening(reuse: bool) -> Result<(Socket, SocketAddr)> {
 }
 
 /// Waits until the FIN of this end is acknowledged. If the other end closed sooner, its FIN could overtake that
-/// acknowledgement on another processor; TIME-WAIT would answer the late one, and a reset from the end that is gone would
-/// put an end to it (RFC 1337).
+/// acknowledgement; TIME-WAIT would answer the late one, and the reset for that answer would end it (RFC 1337).
 fn acknowledged(first: Pair) -> Result<()> {
     wait_for_state(first, Some(State::FinWait2), LIMIT)?;
     Ok(())
