@@ -31,6 +31,7 @@ pub fn run(seconds: u32, outside: &Path) -> Result<()> {
     let (first_sock, second_sock) = connected_pair()?;
     let first = Pair::of(&first_sock)?;
     drop(first_sock);
+    wait_for_state(first, Some(State::FinWait2), LIMIT)?;
     drop(second_sock);
     let time_wait = wait_for_state(first, Some(State::TimeWait), LIMIT)?;
     let time_wait = time_wait.and_then(|row| row.timer).context("TIME-WAIT without a timer")?;

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::Read,
+    io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::OnceLock,
@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use shared::kernel::{Pair, State, wait_for_state};
+use shared::kernel::{Pair, State, tcp_socket, wait_for_state};
 use testkit::{
     Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without, wait_until,
 };
@@ -40,15 +40,39 @@ fn client(addr: SocketAddr, options: &[&str]) -> (Role, Pair) {
 }
 
 /// A connection whose server's end is left in TIME-WAIT; returns that end. The server runs on.
-fn left_at_the_server() -> (Role, Pair) {
-    let (mut server, addr) = server(&["--close-first"]);
-    let (mut client, end) = client(addr, &[]);
-    client.wait_for("End of stream: the server closed first\nClosed the socket\n").unwrap();
-    ends_well(&mut client);
-    server.wait_for("Closed the client's socket\n").unwrap();
-    is_in(end.other_end(), Some(State::TimeWait));
-    is_in(end, None);
-    (server, end.other_end())
+fn left_at_the_server(options: &[&str]) -> (Role, Pair) {
+    let (mut server, addr) = server(&[&["--close-first"], options].concat());
+    let end = left_behind(|| {
+        let (mut client, end) = client(addr, &[]);
+        client.wait_for("End of stream: the server closed first\nClosed the socket\n").unwrap();
+        ends_well(&mut client);
+        server.wait_for("Closed the client's socket\n").unwrap();
+        is_in(end, None);
+        end.other_end()
+    });
+    (server, end)
+}
+
+/// Plays until the end that closed first is left in TIME-WAIT. Seen on a busy machine, about once in a thousand: it is in
+/// no table. A reset ends TIME-WAIT (RFC 1337), and a late segment that TIME-WAIT answers can bring one; that this is the
+/// cause is not proven, so each such case is told.
+fn left_behind(mut play: impl FnMut() -> Pair) -> Pair {
+    for _ in 0..5 {
+        let end = play();
+        let on_the_way = |state| matches!(state, State::Established | State::FinWait1 | State::FinWait2);
+        let settled = wait_until("the first end at rest", LIMIT, || {
+            let state = tcp_socket(end)?.map(|row| row.state);
+            Ok((!state.is_some_and(on_the_way)).then_some(state))
+        });
+        match settled.unwrap() {
+            Some(State::TimeWait) => return end,
+            None => {
+                let _ = writeln!(std::io::stderr(), "NOTE: {end:?} was not left in TIME-WAIT"); // past the harness's capture
+            }
+            state => panic!("{end:?} is in {state:?}"),
+        }
+    }
+    panic!("five times the end that closed first was not left in TIME-WAIT");
 }
 
 fn is_in(end: Pair, state: Option<State>) {
@@ -100,7 +124,7 @@ fn the_sheet_quotes_a_real_run() {
 
 #[test]
 fn a_server_that_closes_first_is_left_in_time_wait_and_may_bind_again_with_so_reuseaddr() {
-    let (mut server, end) = left_at_the_server();
+    let (mut server, end) = left_at_the_server(&[]);
     interrupt(&mut server);
     let addr = end.local.to_string();
     let (code, stderr) = failed(&["server", &addr, "--no-reuse-addr"]);
@@ -113,10 +137,8 @@ fn a_server_that_closes_first_is_left_in_time_wait_and_may_bind_again_with_so_re
 
 #[test]
 fn a_server_without_so_reuseaddr_keeps_the_next_one_out_even_if_that_has_it() {
-    let (mut server, addr) = server(&["--close-first", "--no-reuse-addr"]);
-    let (mut client, end) = client(addr, &[]);
-    ends_well(&mut client);
-    is_in(end.other_end(), Some(State::TimeWait));
+    let (mut server, end) = left_at_the_server(&["--no-reuse-addr"]);
+    let addr = end.local;
     interrupt(&mut server);
     let (code, stderr) = failed(&["server", &addr.to_string()]);
     assert_eq!(code, 1);
@@ -126,43 +148,50 @@ fn a_server_without_so_reuseaddr_keeps_the_next_one_out_even_if_that_has_it() {
 #[test]
 fn a_client_that_closes_first_is_left_in_time_wait() {
     let (mut server, addr) = server(&["--no-reuse-addr"]);
-    let (mut client, end) = client(addr, &["--close-first"]);
-    client.wait_for("Closed the socket\nTerminating ...\n").unwrap();
-    ends_well(&mut client);
-    server.wait_for("End of stream: the client closed first\nClosed the client's socket\n").unwrap();
-    is_in(end, Some(State::TimeWait));
-    is_in(end.other_end(), None);
+    left_behind(|| {
+        let (mut client, end) = client(addr, &["--close-first"]);
+        client.wait_for("Closed the socket\nTerminating ...\n").unwrap();
+        ends_well(&mut client);
+        server.wait_for("End of stream: the client closed first\nClosed the client's socket\n").unwrap();
+        is_in(end.other_end(), None);
+        end
+    });
 }
 
 #[test]
 fn ctrl_c_is_closing_first() {
-    let (mut first, addr) = server(&[]);
-    let (mut second, end) = client(addr, &[]);
-    first.wait_for("New client connected from").unwrap();
-    interrupt(&mut first);
-    second.wait_for("End of stream: the server closed first\n").unwrap();
-    ends_well(&mut second);
-    is_in(end.other_end(), Some(State::TimeWait));
-
-    let (mut second, addr) = server(&[]);
-    let (mut first, end) = client(addr, &[]);
-    second.wait_for("New client connected from").unwrap();
-    interrupt(&mut first);
-    second.wait_for("End of stream: the client closed first\n").unwrap();
-    is_in(end, Some(State::TimeWait));
-    interrupt(&mut second);
+    left_behind(|| {
+        let (mut first, addr) = server(&[]);
+        let (mut second, end) = client(addr, &[]);
+        first.wait_for("New client connected from").unwrap();
+        interrupt(&mut first);
+        second.wait_for("End of stream: the server closed first\n").unwrap();
+        ends_well(&mut second);
+        end.other_end()
+    });
+    left_behind(|| {
+        let (mut second, addr) = server(&[]);
+        let (mut first, end) = client(addr, &[]);
+        second.wait_for("New client connected from").unwrap();
+        interrupt(&mut first);
+        second.wait_for("End of stream: the client closed first\nClosed").unwrap();
+        interrupt(&mut second);
+        end
+    });
 }
 
 #[test]
 fn foreign_peers_close_first_or_last() {
     let (mut server, addr) = server(&[]);
-    let mut stream = TcpStream::connect(addr).unwrap();
-    let end = Pair { local: stream.local_addr().unwrap(), peer: addr };
-    stream.shutdown(Shutdown::Write).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-    is_in(end, Some(State::TimeWait));
-    server.wait_for("the client closed first").unwrap();
+    left_behind(|| {
+        let mut stream = TcpStream::connect(addr).unwrap();
+        let end = Pair { local: stream.local_addr().unwrap(), peer: addr };
+        stream.shutdown(Shutdown::Write).unwrap();
+        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+        server.wait_for("the client closed first").unwrap();
+        end
+    });
     let port = addr.port().to_string();
     let socat = format!("TCP4:{addr}");
     for (tool, args) in [("nc", vec!["-N", "127.0.0.1", &port]), ("socat", vec!["-", &socat])] {
@@ -177,16 +206,18 @@ fn foreign_peers_close_first_or_last() {
     }
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let (mut client, end) = client(listener.local_addr().unwrap(), &[]);
-    drop(listener.accept().unwrap());
-    client.wait_for("End of stream: the server closed first\n").unwrap();
-    ends_well(&mut client);
-    is_in(end.other_end(), Some(State::TimeWait));
+    left_behind(|| {
+        let (mut client, end) = client(listener.local_addr().unwrap(), &[]);
+        drop(listener.accept().unwrap());
+        client.wait_for("End of stream: the server closed first\n").unwrap();
+        ends_well(&mut client);
+        end.other_end()
+    });
 }
 
 #[test]
 fn the_countdown_shows_what_is_left_as_bars_until_ctrl_c() {
-    let (mut server, end) = left_at_the_server();
+    let (mut server, end) = left_at_the_server(&[]);
     let port = end.local.port().to_string();
     let mut countdown = Role::spawn(Command::new(LAB).args(["countdown", &port])).unwrap();
     countdown.wait_for(&format!("port {port}: 1 left behind (a mark is 2 s, Ctrl-C ends)\n")).unwrap();
@@ -215,14 +246,17 @@ fn a_countdown_of_a_port_without_time_wait_ends_at_once() {
 
 #[test]
 fn timewait_sh_says_what_holds_the_port_and_what_does_not_from_each_source() {
-    let (mut server, end) = left_at_the_server();
+    let (mut server, end) = left_at_the_server(&[]);
     let addr = end.local;
     interrupt(&mut server);
     let mut server = Role::spawn(Command::new(LAB).args(["server", &addr.to_string()])).unwrap();
     server.wait_for(" is in listening state").unwrap();
-    let (mut client, other) = client(addr, &["--close-first"]);
-    ends_well(&mut client);
-    is_in(other, Some(State::TimeWait));
+    let other = left_behind(|| {
+        let (mut client, other) = client(addr, &["--close-first"]);
+        ends_well(&mut client);
+        server.wait_for("Closed the client's socket\n").unwrap();
+        other
+    });
     let script = root().join("scripts/timewait.sh");
     let port = addr.port().to_string();
     for tools in [&["ss"][..], &["netstat"], &[]] {
@@ -252,18 +286,15 @@ fn timewait_sh_says_what_holds_the_port_and_what_does_not_from_each_source() {
 }
 
 #[test]
-fn timewait_sh_says_so_where_there_is_none_and_ends_well_at_ctrl_c() {
+fn timewait_sh_says_so_where_there_is_none_and_ends_well_when_told_to() {
     // Not a port of the kernel's choice: strangers' TIME-WAIT may have had it as their peer.
     let none = run(Command::new(root().join("scripts/timewait.sh")).arg("9"));
     assert_eq!((none.code(), none.stdout.lines().last()), (0, Some("no TIME-WAIT has port 9")));
-    wait_until("a watch that is interrupted after its first picture", LIMIT, || {
-        let script = root().join("scripts/timewait.sh");
-        let mut watch = Role::spawn(Command::new(script).args(["9", "--watch"]))?;
-        watch.wait_for("no TIME-WAIT has port 9")?;
-        signal(&watch, Signal::SIGINT);
-        Ok((watch.wait_for_end()?.code() == Some(0)).then_some(()))
-    })
-    .unwrap();
+    // A terminal sends Ctrl-C to the sleep in the script too. bash alone may miss SIGINT while it waits for that one.
+    let mut watch = Role::spawn(Command::new(root().join("scripts/timewait.sh")).args(["9", "--watch"])).unwrap();
+    watch.wait_for("no TIME-WAIT has port 9").unwrap();
+    signal(&watch, Signal::SIGTERM);
+    ends_well(&mut watch);
 }
 
 #[test]

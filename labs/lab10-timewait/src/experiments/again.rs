@@ -11,7 +11,7 @@ use shared::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, connected_pair, listening};
+use super::{LIMIT, acknowledged, connected_pair, listening};
 
 /// How the old run ended, whether it set SO_REUSEADDR, whether the new one does.
 type Case = (Ending, bool, bool);
@@ -77,6 +77,7 @@ pub fn bind_again(stage: &mut Stage) -> Result<Verdict> {
             Ending::BothClosed => {
                 drop(conn_sock); // close(2): FIN
                 end_of_stream(&client_sock)?;
+                acknowledged(server)?;
                 drop(client_sock); // close(2): the other FIN
                 wait_for_state(server, Some(State::TimeWait), LIMIT)?;
                 None
@@ -90,6 +91,7 @@ pub fn bind_again(stage: &mut Stage) -> Result<Verdict> {
             Ending::ClientFirst => {
                 drop(client_sock); // close(2): FIN
                 end_of_stream(&conn_sock)?;
+                acknowledged(client)?;
                 drop(conn_sock); // close(2): the other FIN
                 wait_for_state(client, Some(State::TimeWait), LIMIT)?;
                 wait_for_state(server, None, LIMIT)?;

@@ -20,7 +20,7 @@ use shared::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, connected_pair, listening};
+use super::{LIMIT, acknowledged, connected_pair, listening};
 
 /// The ends that are left in TIME-WAIT: client's, server's.
 type Left = (bool, bool);
@@ -65,6 +65,7 @@ fn one_first(stage: &mut Stage, first: (&str, Socket), second: (&str, Socket)) -
     let bytes_read = recv(second_fd, &mut [0; 8], MsgFlags::empty());
     stage.say(second_name, format_args!("recv({second_fd}, 8) = {}", returned(&bytes_read)));
     ensure!(bytes_read == Ok(0), "recv did not return end of stream");
+    acknowledged(first_end)?;
     drop(second_sock); // close(2): the other FIN
     stage.say(second_name, format_args!("close({second_fd}) = 0"));
     settled(stage, [(first_name, first_end), (second_name, second_end)])

@@ -8,7 +8,7 @@ use shared::{
     kernel::{Pair, State, wait_for_state},
 };
 
-use super::{ABOUT_A_MINUTE, LIMIT, connected_pair, listening};
+use super::{ABOUT_A_MINUTE, LIMIT, acknowledged, connected_pair, listening};
 use crate::fin_timeout;
 
 const FIN_TIMEOUT: &str = "/proc/sys/net/ipv4/tcp_fin_timeout";
@@ -46,6 +46,7 @@ pub fn how_long(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: Lasts::AboutAMinute },
     )?;
     drop(client_sock); // close(2): FIN
+    acknowledged(client)?;
     drop(conn_sock); // close(2): the other FIN
     let row = wait_for_state(client, Some(State::TimeWait), LIMIT)?.context("no row")?;
     let left = row.timer.map_or("none".into(), |left| format!("{:.1} s", left.as_secs_f64()));

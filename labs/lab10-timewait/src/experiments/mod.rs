@@ -11,7 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use shared::{At, Experiment, Lesson};
+use shared::{
+    At, Experiment, Lesson,
+    kernel::{Pair, State, wait_for_state},
+};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
@@ -107,6 +110,13 @@ fn listening(reuse: bool) -> Result<(Socket, SocketAddr)> {
     listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?; // accept hears it too
     let server_addr = listen_sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
     Ok((listen_sock, server_addr))
+}
+
+/// Waits until the FIN of this end is acknowledged. If the other end closed sooner, its FIN could overtake that
+/// acknowledgement; TIME-WAIT would answer the late one, and the reset for that answer would end it (RFC 1337).
+fn acknowledged(first: Pair) -> Result<()> {
+    wait_for_state(first, Some(State::FinWait2), LIMIT)?;
+    Ok(())
 }
 
 /// The client's end and the server's end of a new connection. A recv that hears nothing for LIMIT fails.

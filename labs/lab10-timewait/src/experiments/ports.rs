@@ -17,7 +17,7 @@ use shared::{
 };
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, listening};
+use super::{LIMIT, acknowledged, listening};
 
 /// Not in libc: include/uapi/linux/in.h.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
@@ -113,6 +113,7 @@ pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
         let (client_fd, sock) = (client_sock.as_raw_fd(), with_range(range)?);
         let closed = Instant::now();
         drop(client_sock); // close(2): FIN
+        acknowledged(client)?;
         drop(conn_sock); // close(2): the other FIN
         wait_for_state(client, Some(State::TimeWait), LIMIT)?;
         let connected = sock.connect(&server_addr.into());
