@@ -26,20 +26,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-port='' watch=no
-for arg; do
-    case $arg in
-    -h | --help) help ;;
-    --watch) watch=yes ;;
-    -*) usage "there is no option $arg" ;;
-    *)
-        [[ -z $port ]] || usage "one port, not two: $port and $arg"
-        is_port "$arg" || usage "'$arg' is no port: 1 to 65535"
-        port=$arg
-        ;;
-    esac
-done
-[[ -n $port ]] || usage 'which port?'
+take_port_and_watch "$@"
 
 # counters NAME...: their values in /proc/net/netstat, a line of names above
 # a line of numbers -> `values`

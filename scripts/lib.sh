@@ -37,6 +37,26 @@ fail() {
 
 is_port() { [[ $1 =~ ^[1-9][0-9]{0,4}$ ]] && (($1 <= 65535)); }
 
+# take_port_and_watch ARGUMENTS: PORT [--watch] -> `port`, `watch`
+# shellcheck disable=SC2034 # they are for the script
+take_port_and_watch() {
+    local arg
+    port='' watch=no
+    for arg; do
+        case $arg in
+        -h | --help) help ;;
+        --watch) watch=yes ;;
+        -*) usage "there is no option $arg" ;;
+        *)
+            [[ -z $port ]] || usage "one port, not two: $port and $arg"
+            is_port "$arg" || usage "'$arg' is no port: 1 to 65535"
+            port=$arg
+            ;;
+        esac
+    done
+    [[ -n $port ]] || usage 'which port?'
+}
+
 # ---- the kit's folders ------------------------------------------------------
 
 # find_lab NAME: 7, 07 or lab07-multiclient -> `lab`, the folder's name.

@@ -30,20 +30,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-port='' watch=no
-for arg; do
-    case $arg in
-    -h | --help) help ;;
-    --watch) watch=yes ;;
-    -*) usage "there is no option $arg" ;;
-    *)
-        [[ -z $port ]] || usage "one port, not two: $port and $arg"
-        is_port "$arg" || usage "'$arg' is no port: 1 to 65535"
-        port=$arg
-        ;;
-    esac
-done
-[[ -n $port ]] || usage 'which port?'
+take_port_and_watch "$@"
 
 # The terminal's size -> `lines` and `width`; 0 where there is none.
 measure() {
