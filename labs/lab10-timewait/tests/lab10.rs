@@ -2,18 +2,21 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    io::{Read, Write},
+    io::{ErrorKind, Read},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
     sync::OnceLock,
     time::Duration,
 };
 
-use nix::sys::signal::Signal;
-use shared::kernel::{Pair, State, tcp_socket, wait_for_state};
-use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without, wait_until,
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    sys::signal::Signal,
+    unistd::Pid,
 };
+use shared::kernel::{Pair, State, wait_for_state};
+use socket2::{Domain, Socket, Type};
+use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab10-timewait");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -39,40 +42,25 @@ fn client(addr: SocketAddr, options: &[&str]) -> (Role, Pair) {
     (client, Pair { local, peer: addr })
 }
 
-/// A connection whose server's end is left in TIME-WAIT; returns that end. The server runs on.
-fn left_at_the_server(options: &[&str]) -> (Role, Pair) {
-    let (mut server, addr) = server(&[&["--close-first"], options].concat());
-    let end = left_behind(|| {
-        let (mut client, end) = client(addr, &[]);
-        client.wait_for("End of stream: the server closed first\nClosed the socket\n").unwrap();
-        ends_well(&mut client);
-        server.wait_for("Closed the client's socket\n").unwrap();
-        is_in(end, None);
-        end.other_end()
-    });
-    (server, end)
+/// Keeps this test and the programs it starts on one processor. On two, the second end's FIN may overtake the acknowledgement
+/// it sent just before. TIME-WAIT answers the late one, the second end is gone, and its reset ends TIME-WAIT (RFC 1337).
+fn one_processor() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
 }
 
-/// Plays until the end that closed first is left in TIME-WAIT. Seen on a busy machine, about once in a thousand: it is in
-/// no table. A reset ends TIME-WAIT (RFC 1337), and a late segment that TIME-WAIT answers can bring one; that this is the
-/// cause is not proven, so each such case is told.
-fn left_behind(mut play: impl FnMut() -> Pair) -> Pair {
-    for _ in 0..5 {
-        let end = play();
-        let on_the_way = |state| matches!(state, State::Established | State::FinWait1 | State::FinWait2);
-        let settled = wait_until("the first end at rest", LIMIT, || {
-            let state = tcp_socket(end)?.map(|row| row.state);
-            Ok((!state.is_some_and(on_the_way)).then_some(state))
-        });
-        match settled.unwrap() {
-            Some(State::TimeWait) => return end,
-            None => {
-                let _ = writeln!(std::io::stderr(), "NOTE: {end:?} was not left in TIME-WAIT"); // past the harness's capture
-            }
-            state => panic!("{end:?} is in {state:?}"),
-        }
-    }
-    panic!("five times the end that closed first was not left in TIME-WAIT");
+/// A connection whose server's end is left in TIME-WAIT; returns that end. The server runs on.
+fn left_at_the_server(options: &[&str]) -> (Role, Pair) {
+    one_processor();
+    let (mut server, addr) = server(&[&["--close-first"], options].concat());
+    let (mut client, end) = client(addr, &[]);
+    client.wait_for("End of stream: the server closed first\nClosed the socket\n").unwrap();
+    ends_well(&mut client);
+    server.wait_for("Closed the client's socket\n").unwrap();
+    is_in(end.other_end(), Some(State::TimeWait));
+    is_in(end, None);
+    (server, end.other_end())
 }
 
 fn is_in(end: Pair, state: Option<State>) {
@@ -147,51 +135,47 @@ fn a_server_without_so_reuseaddr_keeps_the_next_one_out_even_if_that_has_it() {
 
 #[test]
 fn a_client_that_closes_first_is_left_in_time_wait() {
+    one_processor();
     let (mut server, addr) = server(&["--no-reuse-addr"]);
-    left_behind(|| {
-        let (mut client, end) = client(addr, &["--close-first"]);
-        client.wait_for("Closed the socket\nTerminating ...\n").unwrap();
-        ends_well(&mut client);
-        server.wait_for("End of stream: the client closed first\nClosed the client's socket\n").unwrap();
-        is_in(end.other_end(), None);
-        end
-    });
+    let (mut client, end) = client(addr, &["--close-first"]);
+    client.wait_for("Closed the socket\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+    server.wait_for("End of stream: the client closed first\nClosed the client's socket\n").unwrap();
+    is_in(end, Some(State::TimeWait));
+    is_in(end.other_end(), None);
 }
 
 #[test]
 fn ctrl_c_is_closing_first() {
-    left_behind(|| {
-        let (mut first, addr) = server(&[]);
-        let (mut second, end) = client(addr, &[]);
-        first.wait_for("New client connected from").unwrap();
-        interrupt(&mut first);
-        second.wait_for("End of stream: the server closed first\n").unwrap();
-        ends_well(&mut second);
-        end.other_end()
-    });
-    left_behind(|| {
-        let (mut second, addr) = server(&[]);
-        let (mut first, end) = client(addr, &[]);
-        second.wait_for("New client connected from").unwrap();
-        interrupt(&mut first);
-        second.wait_for("End of stream: the client closed first\nClosed").unwrap();
-        interrupt(&mut second);
-        end
-    });
+    one_processor();
+    let (mut first, addr) = server(&[]);
+    let (mut second, end) = client(addr, &[]);
+    first.wait_for("New client connected from").unwrap();
+    interrupt(&mut first);
+    second.wait_for("End of stream: the server closed first\n").unwrap();
+    ends_well(&mut second);
+    is_in(end.other_end(), Some(State::TimeWait));
+
+    let (mut second, addr) = server(&[]);
+    let (mut first, end) = client(addr, &[]);
+    second.wait_for("New client connected from").unwrap();
+    interrupt(&mut first);
+    second.wait_for("End of stream: the client closed first\n").unwrap();
+    is_in(end, Some(State::TimeWait));
+    interrupt(&mut second);
 }
 
 #[test]
 fn foreign_peers_close_first_or_last() {
+    one_processor();
     let (mut server, addr) = server(&[]);
-    left_behind(|| {
-        let mut stream = TcpStream::connect(addr).unwrap();
-        let end = Pair { local: stream.local_addr().unwrap(), peer: addr };
-        stream.shutdown(Shutdown::Write).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
-        assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
-        server.wait_for("the client closed first").unwrap();
-        end
-    });
+    let mut stream = TcpStream::connect(addr).unwrap();
+    let end = Pair { local: stream.local_addr().unwrap(), peer: addr };
+    stream.shutdown(Shutdown::Write).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    is_in(end, Some(State::TimeWait));
+    server.wait_for("the client closed first").unwrap();
     let port = addr.port().to_string();
     let socat = format!("TCP4:{addr}");
     for (tool, args) in [("nc", vec!["-N", "127.0.0.1", &port]), ("socat", vec!["-", &socat])] {
@@ -206,13 +190,33 @@ fn foreign_peers_close_first_or_last() {
     }
 
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    left_behind(|| {
-        let (mut client, end) = client(listener.local_addr().unwrap(), &[]);
-        drop(listener.accept().unwrap());
-        client.wait_for("End of stream: the server closed first\n").unwrap();
-        ends_well(&mut client);
-        end.other_end()
-    });
+    let (mut client, end) = client(listener.local_addr().unwrap(), &[]);
+    drop(listener.accept().unwrap());
+    client.wait_for("End of stream: the server closed first\n").unwrap();
+    ends_well(&mut client);
+    is_in(end.other_end(), Some(State::TimeWait));
+}
+
+#[test]
+fn a_reset_ends_time_wait() {
+    one_processor();
+    let (mut server, addr) = server(&["--close-first"]);
+    let connect = |local: SocketAddr| {
+        let sock = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        sock.bind(&local.into()).unwrap();
+        sock.connect(&addr.into()).map(|()| TcpStream::from(sock))
+    };
+    let mut stream = connect("127.0.10.1:0".parse().unwrap()).unwrap(); // an address no stranger has
+    assert_eq!(stream.read(&mut [0; 8]).unwrap(), 0);
+    let end = Pair { local: addr, peer: stream.local_addr().unwrap() };
+    drop(stream);
+    is_in(end, Some(State::TimeWait));
+    interrupt(&mut server);
+    is_in(end, Some(State::TimeWait));
+    // TIME-WAIT answers the SYN as if it were an old segment; whoever sent it resets what it does not know.
+    assert_eq!(connect(end.peer).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+    let spared = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_rfc1337").unwrap();
+    is_in(end, if spared.trim() == "1" { Some(State::TimeWait) } else { None });
 }
 
 #[test]
@@ -251,12 +255,10 @@ fn timewait_sh_says_what_holds_the_port_and_what_does_not_from_each_source() {
     interrupt(&mut server);
     let mut server = Role::spawn(Command::new(LAB).args(["server", &addr.to_string()])).unwrap();
     server.wait_for(" is in listening state").unwrap();
-    let other = left_behind(|| {
-        let (mut client, other) = client(addr, &["--close-first"]);
-        ends_well(&mut client);
-        server.wait_for("Closed the client's socket\n").unwrap();
-        other
-    });
+    let (mut client, other) = client(addr, &["--close-first"]);
+    ends_well(&mut client);
+    server.wait_for("Closed the client's socket\n").unwrap();
+    is_in(other, Some(State::TimeWait));
     let script = root().join("scripts/timewait.sh");
     let port = addr.port().to_string();
     for tools in [&["ss"][..], &["netstat"], &[]] {
