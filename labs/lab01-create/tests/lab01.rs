@@ -6,7 +6,7 @@ use std::{
     fs,
     os::unix::process::ExitStatusExt,
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
@@ -18,11 +18,7 @@ use testkit::{
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab01-create");
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// hold, its process id and its descriptor, both as it prints them.
 fn hold(options: &[&str]) -> (Role, i32, i32) {
@@ -71,7 +67,7 @@ fn python(code: &str) -> Role {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("same-number", "CORRECTED"),
         ("kill-9", "CONFIRMED"),
         ("two-numbers", "CORRECTED"),
@@ -95,7 +91,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab01-create", demo());
+    testkit::assert_sheet_quotes_a_run("lab01-create", &DEMO);
     let sheet = run(Command::new(LAB).arg("sheet"));
     assert!(sheet.stdout.starts_with("## lab01-create") && !sheet.stdout.contains("<details>"));
 }
@@ -349,10 +345,7 @@ fn a_bad_argument_is_named() {
 
 #[test]
 fn the_demo_and_hold_need_no_privileges() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+    testkit::assert_demo_needs_no_privileges(LAB);
     let held = run(as_ordinary_account(LAB, &TempDir::new()).args(["hold", "--seconds", "0"]));
     assert_eq!(held.code(), 0, "{held:?}");
 }

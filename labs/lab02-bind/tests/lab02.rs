@@ -7,23 +7,20 @@ use std::{
     net::{SocketAddr, TcpListener, UdpSocket},
     os::unix::fs::PermissionsExt,
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::{sys::signal::Signal, unistd::geteuid};
 use shared::kernel::{Row, udp_sockets};
 use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, copy_program, have, root, run, signal, skip_without, wait_until,
+    Demo, Finished, Role, TempDir, as_ordinary_account, copy_program, failed, have, root, run, signal, skip_without,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab02-bind");
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// `hold` on a port of the kernel's choice, and where it says it is bound.
 fn hold(options: &[&str]) -> (Role, SocketAddr) {
@@ -46,11 +43,6 @@ fn free_again(from: u16) -> String {
 }
 
 /// Runs `hold` where it should fail: exit status and standard error.
-fn refused(command: &mut Command) -> (i32, String) {
-    let finished = run(command);
-    (finished.code(), finished.stderr)
-}
-
 fn in_use(addr: SocketAddr) -> (i32, String) {
     let port = addr.port();
     let error = format!(
@@ -74,7 +66,7 @@ fn udp_row(addr: SocketAddr) -> Option<Row> {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("in-the-table", "CORRECTED"),
         ("any-address", "ANSWERED"),
         ("implicit-bind", "CORRECTED"),
@@ -98,7 +90,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab02-bind", demo());
+    testkit::assert_sheet_quotes_a_run("lab02-bind", &DEMO);
     let sheet = run(Command::new(LAB).arg("sheet"));
     assert!(sheet.stdout.starts_with("## lab02-bind") && !sheet.stdout.contains("<details>"));
 }
@@ -157,8 +149,8 @@ fn a_bound_udp_socket_is_in_every_table_and_a_bound_tcp_socket_in_no_state_of_tc
     // And yet both ports are taken, each for its protocol.
     let fds = run(Command::new(root().join("scripts/fds.sh")).arg(tcp.pid().to_string()));
     assert!(fds.stdout.contains("socket:[") && (new_ss || fds.stdout.contains("in no table")), "{fds:?}");
-    assert_eq!(refused(Command::new(LAB).args(["hold", &tcp_addr.to_string(), "--tcp"])), in_use(tcp_addr));
-    assert_eq!(refused(Command::new(LAB).args(["hold", &udp_addr.to_string(), "--udp"])), in_use(udp_addr));
+    assert_eq!(failed(Command::new(LAB).args(["hold", &tcp_addr.to_string(), "--tcp"])), in_use(tcp_addr));
+    assert_eq!(failed(Command::new(LAB).args(["hold", &udp_addr.to_string(), "--udp"])), in_use(udp_addr));
 }
 
 #[test]
@@ -179,7 +171,7 @@ fn an_option_shares_the_address_only_if_both_have_set_it() {
             let (_first, addr) = hold(&[protocol, option]);
             let (_second, second_addr) = hold_at(&addr.to_string(), &[protocol, option]);
             assert_eq!(second_addr, addr);
-            let third = refused(Command::new(LAB).args(["hold", &addr.to_string(), protocol]));
+            let third = failed(Command::new(LAB).args(["hold", &addr.to_string(), protocol]));
             assert_eq!(third, in_use(addr), "{protocol} without {option}");
         }
     }
@@ -193,7 +185,7 @@ fn reuse_port_is_not_shared_with_another_account() {
     let folder = TempDir::new();
     let (_first, addr) = hold(&["--reuse-port"]);
     let mut other = as_ordinary_account(LAB, &folder);
-    assert_eq!(refused(other.args(["hold", &addr.to_string(), "--reuse-port"])), in_use(addr));
+    assert_eq!(failed(other.args(["hold", &addr.to_string(), "--reuse-port"])), in_use(addr));
 }
 
 #[test]
@@ -203,7 +195,7 @@ fn loopback_addresses_do_not_collide_with_each_other_but_with_the_wildcard() {
     let (_second, second_addr) = hold_at(&format!("127.0.0.2:{port}"), &[]);
     assert_eq!(second_addr.port(), port);
     let wildcard: SocketAddr = format!("0.0.0.0:{port}").parse().unwrap();
-    assert_eq!(refused(Command::new(LAB).args(["hold", &wildcard.to_string()])), in_use(wildcard));
+    assert_eq!(failed(Command::new(LAB).args(["hold", &wildcard.to_string()])), in_use(wildcard));
 }
 
 #[test]
@@ -290,15 +282,15 @@ fn a_foreign_receiver_and_hold_keep_each_other_out() {
         let (mut hold, addr) = hold_at(&free_again(20_000), &["--udp"]);
         let port = addr.port().to_string();
         let args: Vec<_> = args.iter().map(|arg| arg.replace("PORT", &port)).collect();
-        let failed = run(Command::new(tool).args(&args));
-        assert_ne!(failed.code(), 0, "{tool} has bound {addr} too: {failed:?}");
-        assert!(failed.stderr.contains("Address already in use"), "{tool}: {failed:?}");
+        let refused = run(Command::new(tool).args(&args));
+        assert_ne!(refused.code(), 0, "{tool} has bound {addr} too: {refused:?}");
+        assert!(refused.stderr.contains("Address already in use"), "{tool}: {refused:?}");
         // It lets go of it: the other one binds it and receives, and hold cannot have it back.
         hold.type_line("").unwrap();
         hold.wait_for_end().unwrap();
         let mut receiver = Role::spawn(Command::new(tool).args(&args)).unwrap();
         wait_until(&format!("{tool} on {addr}"), LIMIT, || Ok(udp_row(addr))).unwrap();
-        assert_eq!(refused(Command::new(LAB).args(["hold", &addr.to_string()])), in_use(addr), "{tool}");
+        assert_eq!(failed(Command::new(LAB).args(["hold", &addr.to_string()])), in_use(addr), "{tool}");
         let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
         sender.send_to(b"Hello world!\n", addr).unwrap();
         receiver.wait_for("Hello world!").unwrap();
@@ -313,7 +305,7 @@ fn another_programs_c_library_reads_the_addresses_as_the_demo_does() {
     for text in ["10.10.10.06", "010.010.010.06", "127.0.0.010"] {
         let python = format!("import socket; print(socket.inet_ntoa(socket.inet_aton('{text}')))");
         let read = run(Command::new("python3").args(["-c", &python])).stdout;
-        let line = demo().finished.stdout.lines().find(|line| line.starts_with(&format!("C library \"{text}\"")));
+        let line = DEMO.finished.stdout.lines().find(|line| line.starts_with(&format!("C library \"{text}\"")));
         assert_eq!(line.unwrap().split_whitespace().last(), Some(read.trim()));
     }
 }
@@ -355,7 +347,7 @@ fn ctrl_c_ends_a_pause_too_and_the_port_is_free_again() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| refused(Command::new(LAB).arg("hold").args(args));
+    let failed = |args: &[&str]| failed(Command::new(LAB).arg("hold").args(args));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     // std has set SO_REUSEADDR, but a listening socket shares with nobody.
@@ -379,7 +371,7 @@ fn a_privileged_port_is_refused_to_an_ordinary_account_and_root_may_have_it() {
     }
     let folder = TempDir::new();
     for (option, addr) in [("--udp", "127.0.0.1:1"), ("--tcp", "127.0.0.1:1"), ("--tcp", "0.0.0.0:1")] {
-        let (code, stderr) = refused(as_ordinary_account(LAB, &folder).args(["hold", addr, option]));
+        let (code, stderr) = failed(as_ordinary_account(LAB, &folder).args(["hold", addr, option]));
         assert_eq!(code, 1);
         let expected = format!(
             "lab02: bind {addr}: EACCES (13) Permission denied\n  hint: see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start\n"
@@ -401,10 +393,7 @@ fn a_privileged_port_is_refused_to_an_ordinary_account_and_root_may_have_it() {
 
 #[test]
 fn the_demo_needs_no_privileges() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+    testkit::assert_demo_needs_no_privileges(LAB);
 }
 
 #[test]

@@ -5,22 +5,21 @@ use std::{
     fs,
     net::{SocketAddr, UdpSocket},
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 use shared::kernel::{Row, State, udp_sockets};
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, root, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, Role, TempDir, as_ordinary_account, failed, have, root, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab03-datagram");
 const LIMIT: Duration = Duration::from_secs(10);
 const PEERS: &str = "apt-get install netcat-openbsd ncat socat python3";
 
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// The receiver, waiting, on a port of the kernel's choice.
 fn receive_on(address: &str, options: &[&str]) -> (Role, SocketAddr) {
@@ -58,7 +57,7 @@ fn udp_row(role: &Role, port: u16) -> Option<Row> {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("rest-is-gone", "CORRECTED"),
         ("largest", "CORRECTED"),
         ("connect", "CORRECTED"),
@@ -82,7 +81,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab03-datagram", demo());
+    testkit::assert_sheet_quotes_a_run("lab03-datagram", &DEMO);
     let sheet = run(Command::new(LAB).arg("sheet"));
     assert!(sheet.stdout.starts_with("## lab03-datagram") && !sheet.stdout.contains("<details>"));
 }
@@ -375,26 +374,23 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     let (_taken, addr) = foreign();
     let (text, port) = (addr.to_string(), addr.port());
     let expected = format!(
         "lab03: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
-    assert_eq!(failed(&["receive", &text]), (Some(1), expected.clone()));
-    assert_eq!(failed(&["send", "--bind", &text]), (Some(1), expected));
+    assert_eq!(failed(&["receive", &text]), (1, expected.clone()));
+    assert_eq!(failed(&["send", "--bind", &text]), (1, expected));
     let (code, stderr) = failed(&["receive", "192.0.2.1:7778"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(stderr.starts_with("lab03: bind 192.0.2.1:7778: EADDRNOTAVAIL (99) "), "{stderr}");
     assert!(stderr.contains("\n  hint: see the addresses of this machine: ip addr\n"), "{stderr}");
     for way in [&["sendto"][..], &["connect", "--connect"]] {
         let (call, options) = way.split_first().unwrap();
         let arguments = [&["send", "192.0.2.1:7778", "--bind", "127.0.0.1:0"], options].concat();
         let (code, stderr) = failed(&arguments);
-        assert_eq!(code, Some(1));
+        assert_eq!(code, 1);
         // No route at all is found out first.
         let expected =
             ["EINVAL (22) ", "ENETUNREACH (101) "].map(|errno| format!("lab03: {call} 192.0.2.1:7778: {errno}"));
@@ -415,34 +411,18 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
         &["receive", "--timeout", "1e300"],
         &["listen"],
     ] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
 #[test]
 fn a_privileged_port_is_refused_to_an_ordinary_account() {
-    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["receive", "127.0.0.1:1"]));
-    assert_eq!(refused.code(), 1);
-    assert!(
-        refused.stderr.starts_with("lab03: bind 127.0.0.1:1: EACCES (13) Permission denied\n  hint: "),
-        "{refused:?}"
-    );
+    testkit::assert_privileged_port_is_refused(LAB, &["receive", "127.0.0.1:1"], "127.0.0.1:1");
 }
 
 #[test]
 fn the_demo_needs_no_privileges() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    let skips = played.stdout.contains("SKIPPED    needs a private user and network namespace");
-    if !skip_without(skips, "user namespaces", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0") {
-        assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
-    }
+    testkit::assert_demo_needs_no_privileges(LAB);
 }
 
 #[test]

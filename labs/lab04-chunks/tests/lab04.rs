@@ -6,23 +6,20 @@ use std::{
     net::{SocketAddr, UdpSocket},
     path::Path,
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, run, signal, skip_without, wait_until};
+use testkit::{Demo, Finished, Role, TempDir, failed, have, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab04-chunks");
 const LIMIT: Duration = Duration::from_secs(10);
 /// Long enough for a program that still has something to say; used only where silence is the claim.
 const SILENCE: Duration = Duration::from_millis(400);
 
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 fn lecture_message() -> Vec<u8> {
     [b"Hello world!".repeat(7000), b"\n".to_vec()].concat()
@@ -75,7 +72,7 @@ fn ends_well(role: &mut Role) {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("two-senders", "ANSWERED"),
         ("one-lost", "CORRECTED"),
         ("small-buffer", "ANSWERED"),
@@ -99,7 +96,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab04-chunks", demo());
+    testkit::assert_sheet_quotes_a_run("lab04-chunks", &DEMO);
     let sheet = run(Command::new(LAB).arg("sheet"));
     assert!(sheet.stdout.starts_with("## lab04-chunks") && !sheet.stdout.contains("<details>"));
 }
@@ -568,10 +565,7 @@ fn a_closed_pipe_ends_a_role_quietly() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     let (_taken, addr) = foreign();
     let port = addr.port().to_string();
     let expected = format!(
@@ -580,19 +574,19 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     for args in
         [&["receive", &port][..], &["receive", &port, "--numbered"], &["relay", &port], &["send", "--port", &port]]
     {
-        assert_eq!(failed(args), (Some(1), expected.clone()), "{args:?}");
+        assert_eq!(failed(args), (1, expected.clone()), "{args:?}");
     }
     let (code, stderr) = failed(&["receive", "--bind", "192.0.2.1"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(stderr.starts_with("lab04: bind 192.0.2.1:7778: EADDRNOTAVAIL (99) "), "{stderr}");
     let (code, stderr) = failed(&["send", "no-such-file"]);
-    assert_eq!((code, stderr.as_str()), (Some(1), "lab04: open no-such-file: ENOENT (2) No such file or directory\n"));
+    assert_eq!((code, stderr.as_str()), (1, "lab04: open no-such-file: ENOENT (2) No such file or directory\n"));
     let (code, stderr) = failed(&["send", "/dev/zero"]);
-    assert_eq!((code, stderr.as_str()), (Some(1), "lab04: /dev/zero: longer than 16777215 bytes\n"));
+    assert_eq!((code, stderr.as_str()), (1, "lab04: /dev/zero: longer than 16777215 bytes\n"));
     let (code, stderr) = failed(&["send", "/"]);
-    assert_eq!((code, stderr.as_str()), (Some(1), "lab04: read /: EISDIR (21) Is a directory\n"));
+    assert_eq!((code, stderr.as_str()), (1, "lab04: read /: EISDIR (21) Is a directory\n"));
     let (code, stderr) = failed(&["send", "--port", "0", "--to", "127.0.0.1:0"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(stderr.starts_with("lab04: sendto 127.0.0.1:0: EINVAL (22) "), "{stderr}");
     for usage in [
         &["receive", "65536"][..],
@@ -604,7 +598,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
         &["relay", "--lose", "x"],
         &["post"],
     ] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
@@ -648,25 +642,14 @@ fn a_message_that_never_ends_is_given_up_at_its_limit() {
 
 #[test]
 fn a_privileged_port_is_refused_to_an_ordinary_account() {
-    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    for args in [&["receive", "1"][..], &["send", "--port", "1"], &["relay", "1"]] {
-        let refused = run(as_ordinary_account(LAB, &folder).args(args));
-        assert_eq!(refused.code(), 1);
-        let expected = "lab04: bind 127.0.0.1:1: EACCES (13) Permission denied\n  hint: ";
-        assert!(refused.stderr.starts_with(expected), "{refused:?}");
+    for role in [&["receive", "1"][..], &["send", "--port", "1"], &["relay", "1"]] {
+        testkit::assert_privileged_port_is_refused(LAB, role, "127.0.0.1:1");
     }
 }
 
 #[test]
 fn the_demo_needs_no_privileges() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+    testkit::assert_demo_needs_no_privileges(LAB);
 }
 
 #[test]

@@ -5,25 +5,20 @@
 use std::{
     net::{Ipv4Addr, SocketAddrV4, UdpSocket},
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 use socket2::Socket;
-use testkit::{
-    Demo, Finished, NOBODY, Role, TempDir, as_ordinary_account, have, run, signal, skip_without, wait_until,
-};
+use testkit::{Demo, Role, TempDir, failed, have, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab05-multicast");
 const LIMIT: Duration = Duration::from_secs(10);
 const LO: Ipv4Addr = Ipv4Addr::LOCALHOST;
 const FAST: [&str; 2] = ["--interval", "0.05"];
 
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// A group made of a port that the kernel gives nobody else while this is open.
 struct OwnGroup {
@@ -69,7 +64,7 @@ fn without_time(line: &str) -> &str {
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
     let cable = if without_private_network() { "SKIPPED" } else { "CORRECTED" };
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("ttl-option", "CORRECTED"),
         ("never-joined", "CORRECTED"),
         ("second-receiver", "ANSWERED"),
@@ -104,7 +99,7 @@ fn the_sheet_quotes_a_real_run() {
     if without_private_network() {
         return; // it quotes loop-back
     }
-    testkit::assert_sheet_quotes_a_run("lab05-multicast", demo());
+    testkit::assert_sheet_quotes_a_run("lab05-multicast", &DEMO);
     let sheet = run(Command::new(LAB).arg("sheet"));
     assert!(sheet.stdout.starts_with("## lab05-multicast") && !sheet.stdout.contains("<details>"));
 }
@@ -344,19 +339,15 @@ fn programs_end_quietly_when_their_reader_goes() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     let group = own_group();
     let (addr, port) = (group.addr.to_string(), group.addr.port());
     let _first = receiver(&group);
     let taken = format!(
         "lab05: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
-    assert_eq!(failed(&["receive", &addr, "--no-reuse-addr"]), (Some(1), taken));
-    let foreign =
-        |text| (Some(1), format!("lab05: setsockopt {text}\n  hint: see the addresses of this machine: ip addr\n"));
+    assert_eq!(failed(&["receive", &addr, "--no-reuse-addr"]), (1, taken));
+    let foreign = |text| (1, format!("lab05: setsockopt {text}\n  hint: see the addresses of this machine: ip addr\n"));
     let no_device = foreign("IP_ADD_MEMBERSHIP 198.51.100.1: ENODEV (19) No such device");
     assert_eq!(failed(&["receive", &addr, "--interface", "198.51.100.1"]), no_device);
     let not_ours = foreign("IP_MULTICAST_IF 198.51.100.1: EADDRNOTAVAIL (99) Cannot assign requested address");
@@ -374,7 +365,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
         &["sent"],
     ] {
         let (code, stderr) = failed(usage);
-        assert_eq!(code, Some(2), "{usage:?}: {stderr}");
+        assert_eq!(code, 2, "{usage:?}: {stderr}");
     }
     let (_, stderr) = failed(&["receive", "10.0.0.1:53124"]);
     assert!(stderr.contains("no group: they go from 224.0.0.0 to 239.255.255.255"), "{stderr}");
@@ -382,36 +373,12 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
 
 #[test]
 fn a_privileged_port_is_refused_to_an_ordinary_account() {
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["receive", "239.255.0.1:1"]));
-    assert_eq!(refused.code(), 1);
-    assert!(
-        refused.stderr.starts_with("lab05: bind 239.255.0.1:1: EACCES (13) Permission denied\n  hint: "),
-        "{refused:?}"
-    );
+    testkit::assert_privileged_port_is_refused(LAB, &["receive", "239.255.0.1:1"], "239.255.0.1:1");
 }
 
 #[test]
 fn the_demo_needs_no_privileges() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains(" 0 UNEXPECTED"), "{}", played.stdout);
-    let probe = ["-Urn", "ip", "link", "add", "near", "type", "veth", "peer", "name", "far"];
-    let mut probe_as_nobody = Command::new("unshare");
-    probe_as_nobody.args(probe);
-    if nix::unistd::geteuid().is_root() {
-        use std::os::unix::process::CommandExt;
-        probe_as_nobody.uid(NOBODY).gid(NOBODY);
-    }
-    let skips = run(&mut probe_as_nobody).code() != 0;
-    if !skip_without(skips, "private networks for an ordinary account", "scripts/check.sh") {
-        assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
-    }
+    testkit::assert_demo_needs_no_privileges(LAB);
 }
 
 #[test]

@@ -2,24 +2,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    net::{SocketAddr, TcpListener, TcpStream},
+    net::{SocketAddr, TcpStream},
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
-use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without, wait_until,
-};
+use testkit::{Demo, Role, TempDir, failed, have, path_with, root, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab06-listen");
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// `listen` or `server` on a port of the kernel's choice.
 fn listening(role: &str, backlog: &str) -> (Role, SocketAddr) {
@@ -38,7 +32,7 @@ fn client(addr: SocketAddr) -> Role {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("before-accept", "CORRECTED"),
         ("backlog", "CORRECTED"),
         ("full-queue", "CORRECTED"),
@@ -62,7 +56,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab06-listen", demo());
+    testkit::assert_sheet_quotes_a_run("lab06-listen", &DEMO);
 }
 
 #[test]
@@ -157,45 +151,17 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap();
-    let (code, stderr) = failed(&["listen", &addr.to_string()]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.starts_with(&format!("lab06: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")),
-        "{stderr}"
-    );
-    drop(taken);
-    let (code, stderr) = failed(&["client", &addr.to_string()]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.starts_with(&format!("lab06: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: ")),
-        "{stderr}"
-    );
-    let (code, stderr) = failed(&["server", "192.0.2.1:7777"]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.starts_with("lab06: bind 192.0.2.1:7777: EADDRNOTAVAIL (99) "), "{stderr}");
+    testkit::assert_addresses_are_refused(LAB, "listen", "client");
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     for usage in [&["listen", "7777"][..], &["client", "127.0.0.1:65536"], &["listen", "--backlog", "many"]] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
 #[test]
 fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["listen", "127.0.0.1:1"]));
-    assert!(refused.stderr.starts_with("lab06: bind 127.0.0.1:1: EACCES (13) Permission denied\n"), "{refused:?}");
+    testkit::assert_demo_needs_no_privileges(LAB);
+    testkit::assert_privileged_port_is_refused(LAB, &["listen", "127.0.0.1:1"], "127.0.0.1:1");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use std::{
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
     sync::{
-        Arc, OnceLock,
+        Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
@@ -14,17 +14,11 @@ use std::{
 
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, descriptors, have, run, signal, skip_without, wait_until,
-};
+use testkit::{Demo, Finished, Role, descriptors, failed, have, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// The server on a port of the kernel's choice.
 fn server(options: &[&str]) -> (Role, SocketAddr) {
@@ -67,7 +61,7 @@ fn read_exactly(stream: &mut TcpStream, expected: &str) {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("swapped-ports", "CORRECTED"),
         ("who-may-bind", "CORRECTED"),
         ("fifth", "ANSWERED"),
@@ -90,7 +84,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab07-multiclient", demo());
+    testkit::assert_sheet_quotes_a_run("lab07-multiclient", &DEMO);
     let sheet = run(Command::new(LAB).arg("sheet"));
     assert!(sheet.stdout.starts_with("## lab07-multiclient") && !sheet.stdout.contains("<details>"));
 }
@@ -422,54 +416,38 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let expected = format!(
         "lab07: bind 127.0.0.1:{port}: EADDRINUSE (98) Address already in use\n  hint: see what has the port, TIME-WAIT too: scripts/states.sh {port}\n"
     );
-    assert_eq!(failed(&["server", &port]), (Some(1), expected));
+    assert_eq!(failed(&["server", &port]), (1, expected));
     drop(taken);
     let expected = format!(
         "lab07: connect 127.0.0.1:{port}: ECONNREFUSED (111) Connection refused\n  hint: start the server, or see who listens: scripts/states.sh {port}\n"
     );
-    assert_eq!(failed(&["client", &port]), (Some(1), expected));
+    assert_eq!(failed(&["client", &port]), (1, expected));
     let (code, stderr) = failed(&["server", "--bind", "192.0.2.1"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(stderr.starts_with("lab07: bind 192.0.2.1:4444: EADDRNOTAVAIL (99) "), "{stderr}");
     let (code, stderr) = failed(&["client", "4444", "no-such-host.invalid"]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(stderr.starts_with("lab07: getaddrinfo no-such-host.invalid: "), "{stderr}");
     assert!(stderr.contains("hint: see what the resolver says: getent hosts no-such-host.invalid"), "{stderr}");
     for usage in [&["server", "65536"][..], &["client", "port"], &["server", "--bind", "here"], &["serve"]] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
 #[test]
 fn a_privileged_port_is_refused_to_an_ordinary_account() {
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["server", "1"]));
-    assert_eq!(refused.code(), 1);
-    assert!(
-        refused.stderr.starts_with("lab07: bind 127.0.0.1:1: EACCES (13) Permission denied\n  hint: "),
-        "{refused:?}"
-    );
+    testkit::assert_privileged_port_is_refused(LAB, &["server", "1"], "127.0.0.1:1");
 }
 
 #[test]
 fn the_demo_needs_no_privileges() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+    testkit::assert_demo_needs_no_privileges(LAB);
 }
 
 #[test]

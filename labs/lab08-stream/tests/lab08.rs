@@ -5,26 +5,25 @@ use std::{
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, Role, TempDir, as_ordinary_account, failed, have, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab08-stream");
 const LIMIT: Duration = Duration::from_secs(10);
 /// The lecture's big message.
 const BIG: usize = 84_001;
 
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// Whether the experiment `header` could be played.
 fn captures() -> bool {
-    !demo().finished.stdout.contains("SKIPPED    needs a private user and network namespace")
+    !DEMO.finished.stdout.contains("SKIPPED    needs a private user and network namespace")
 }
 
 fn big_message() -> String {
@@ -77,11 +76,10 @@ fn ended(role: &mut Role) -> String {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    if skip_without(demo().finished.stdout.contains("needs a private user"), "user namespaces", "see scripts/check.sh")
-    {
+    if skip_without(DEMO.finished.stdout.contains("needs a private user"), "user namespaces", "see scripts/check.sh") {
         return;
     }
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("messages", "CORRECTED"),
         ("delivered", "CORRECTED"),
         ("no-terminator", "ANSWERED"),
@@ -108,7 +106,7 @@ fn the_sheet_quotes_a_real_run() {
     if skip_without(!captures(), "user namespaces", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0") {
         return;
     }
-    testkit::assert_sheet_quotes_a_run("lab08-stream", demo());
+    testkit::assert_sheet_quotes_a_run("lab08-stream", &DEMO);
 }
 
 #[test]
@@ -346,29 +344,8 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
-    let (taken, addr) = listener();
-    let (code, stderr) = failed(&["receive", &addr.to_string()]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.starts_with(&format!("lab08: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")),
-        "{stderr}"
-    );
-    drop(taken);
-    let (code, stderr) = failed(&["send", &addr.to_string()]);
-    assert_eq!(code, Some(1));
-    assert_eq!(
-        stderr,
-        format!(
-            "lab08: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: nobody listens there; start the receiver first: cargo run -p lab08-stream -- receive {addr}\n"
-        )
-    );
-    let (code, stderr) = failed(&["receive", "192.0.2.1:7777"]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.starts_with("lab08: bind 192.0.2.1:7777: EADDRNOTAVAIL (99) "), "{stderr}");
+    testkit::assert_addresses_are_refused(LAB, "receive", "send");
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     for usage in [
         &["receive", "7777"][..],
         &["send", "127.0.0.1:65536"],
@@ -376,26 +353,14 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
         &["receive", "--buffer", "0"],
         &["receive", "--once", "--until-end"],
     ] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
 #[test]
 fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    let skips = played.stdout.contains("SKIPPED    needs a private user and network namespace");
-    if !skip_without(skips, "user namespaces", "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0") {
-        assert!(played.stdout.contains(" 0 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
-    }
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["receive", "127.0.0.1:1"]));
-    assert!(refused.stderr.starts_with("lab08: bind 127.0.0.1:1: EACCES (13) Permission denied\n"), "{refused:?}");
+    testkit::assert_demo_needs_no_privileges(LAB);
+    testkit::assert_privileged_port_is_refused(LAB, &["receive", "127.0.0.1:1"], "127.0.0.1:1");
 }
 
 #[test]

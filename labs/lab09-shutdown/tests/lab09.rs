@@ -5,21 +5,17 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
 use nix::sys::signal::Signal;
 use shared::kernel::{Pair, State, wait_for_state};
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, root, run, signal, skip_without};
+use testkit::{Demo, Role, failed, have, root, run, signal, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab09-shutdown");
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// The server on a port of the kernel's choice.
 fn server() -> (Role, SocketAddr) {
@@ -60,7 +56,7 @@ fn ends_well(role: &mut Role) {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("half-close", "CONFIRMED"),
         ("shut-rd", "CORRECTED"),
         ("unread-input", "ANSWERED"),
@@ -84,7 +80,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab09-shutdown", demo());
+    testkit::assert_sheet_quotes_a_run("lab09-shutdown", &DEMO);
 }
 
 #[test]
@@ -301,29 +297,10 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
-    let (taken, addr) = foreign_listener();
-    let (code, stderr) = failed(&["server", &addr.to_string()]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.starts_with(&format!("lab09: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")),
-        "{stderr}"
-    );
-    drop(taken);
-    let (code, stderr) = failed(&["client", &addr.to_string()]);
-    assert_eq!(code, Some(1));
-    assert!(
-        stderr.starts_with(&format!("lab09: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: ")),
-        "{stderr}"
-    );
-    let (code, stderr) = failed(&["server", "192.0.2.1:7777"]);
-    assert_eq!(code, Some(1));
-    assert!(stderr.starts_with("lab09: bind 192.0.2.1:7777: EADDRNOTAVAIL (99) "), "{stderr}");
+    testkit::assert_addresses_are_refused(LAB, "server", "client");
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     for usage in [&["server", "7777"][..], &["client", "127.0.0.1:65536"], &["client", "--how", "abort"]] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
@@ -339,16 +316,8 @@ fn a_closed_pipe_ends_a_role_quietly() {
 
 #[test]
 fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["server", "127.0.0.1:1"]));
-    assert!(refused.stderr.starts_with("lab09: bind 127.0.0.1:1: EACCES (13) Permission denied\n"), "{refused:?}");
+    testkit::assert_demo_needs_no_privileges(LAB);
+    testkit::assert_privileged_port_is_refused(LAB, &["server", "127.0.0.1:1"], "127.0.0.1:1");
 }
 
 #[test]

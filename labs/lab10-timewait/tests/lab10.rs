@@ -5,7 +5,7 @@ use std::{
     io::{ErrorKind, Read},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::Duration,
 };
 
@@ -16,15 +16,11 @@ use nix::{
 };
 use shared::kernel::{Pair, State, wait_for_state};
 use socket2::{Domain, Socket, Type};
-use testkit::{Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without};
+use testkit::{Demo, Role, TempDir, have, path_with, root, run, signal, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab10-timewait");
 const LIMIT: Duration = Duration::from_secs(10);
-
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// The server on a port of the kernel's choice.
 fn server(options: &[&str]) -> (Role, SocketAddr) {
@@ -77,13 +73,12 @@ fn interrupt(role: &mut Role) {
 }
 
 fn failed(args: &[&str]) -> (i32, String) {
-    let finished = run(Command::new(LAB).args(args));
-    (finished.code(), finished.stderr)
+    testkit::failed(Command::new(LAB).args(args))
 }
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("closes-first", "ANSWERED"),
         ("bind-again", "CORRECTED"),
         ("pairs", "CORRECTED"),
@@ -107,7 +102,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab10-timewait", demo());
+    testkit::assert_sheet_quotes_a_run("lab10-timewait", &DEMO);
 }
 
 #[test]
@@ -322,18 +317,7 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    let (code, stderr) = failed(&["server", &addr]);
-    assert_eq!(code, 1);
-    assert!(stderr.starts_with(&format!("lab10: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")));
-    drop(taken);
-    let (code, stderr) = failed(&["client", &addr]);
-    assert_eq!(code, 1);
-    assert!(stderr.starts_with(&format!("lab10: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: ")));
-    let (code, stderr) = failed(&["server", "192.0.2.1:7777"]);
-    assert_eq!(code, 1);
-    assert!(stderr.starts_with("lab10: bind 192.0.2.1:7777: EADDRNOTAVAIL (99) "), "{stderr}");
+    testkit::assert_addresses_are_refused(LAB, "server", "client");
     for usage in [&["server", "7777"][..], &["client", "127.0.0.1:65536"], &["countdown"], &["countdown", "0"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
@@ -347,23 +331,12 @@ fn the_setting_of_everybody_is_not_touched() {
     let (code, stderr) = failed(&["fin-timeout", "1", own.to_str().unwrap()]);
     assert_eq!(code, 1);
     assert!(stderr.contains("start it in unshare -Urn"), "{stderr}");
-    assert_eq!(demo().finished.code(), 0);
+    assert_eq!(DEMO.finished.code(), 0);
     assert_eq!(setting(), before);
 }
 
 #[test]
-fn an_ordinary_account_may_do_all_of_it() {
-    let folder = TempDir::new();
-    let Finished { stdout, stderr, .. } = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert!(stdout.contains("0 UNEXPECTED"), "{stdout}{stderr}");
-    let (code, stderr) = {
-        let folder = TempDir::new();
-        let finished = run(as_ordinary_account(LAB, &folder).args(["server", "127.0.0.1:80"]));
-        (finished.code(), finished.stderr)
-    };
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if start.trim().parse::<u16>().unwrap() > 80 {
-        assert_eq!(code, 1);
-        assert!(stderr.starts_with("lab10: bind 127.0.0.1:80: EACCES (13) Permission denied\n  hint: "), "{stderr}");
-    }
+fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
+    testkit::assert_demo_needs_no_privileges(LAB);
+    testkit::assert_privileged_port_is_refused(LAB, &["server", "127.0.0.1:1"], "127.0.0.1:1");
 }

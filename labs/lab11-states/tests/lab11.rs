@@ -5,13 +5,14 @@ use std::{
     io::Read,
     net::TcpListener,
     process::Command,
-    sync::OnceLock,
+    sync::LazyLock,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
 use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, have, path_with, root, run, signal, skip_without, wait_until,
+    Demo, Finished, Role, TempDir, as_ordinary_account, failed, have, path_with, root, run, signal, skip_without,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab11-states");
@@ -30,10 +31,7 @@ const STATES: [[&str; 3]; 10] = [
     ["TIME-WAIT", "TIME-WAIT", "TIME_WAIT"],
 ];
 
-fn demo() -> &'static Demo {
-    static DEMO: OnceLock<Demo> = OnceLock::new();
-    DEMO.get_or_init(|| Demo::play(LAB))
-}
+static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// A running `hold`, its port, and its two addresses as ss and netstat print them.
 struct Held {
@@ -73,7 +71,7 @@ fn as_netstat_sees(held: &Held) -> Option<String> {
 
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
-    demo().assert_verdicts(&[
+    DEMO.assert_verdicts(&[
         ("closed", "CORRECTED"),
         ("deferred", "CORRECTED"),
         ("closing", "ANSWERED"),
@@ -97,7 +95,7 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 
 #[test]
 fn the_sheet_quotes_a_real_run() {
-    testkit::assert_sheet_quotes_a_run("lab11-states", demo());
+    testkit::assert_sheet_quotes_a_run("lab11-states", &DEMO);
 }
 
 #[test]
@@ -238,38 +236,27 @@ fn a_closed_pipe_ends_tour_and_hold_quietly() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
-    let failed = |args: &[&str]| {
-        let Finished { status, stderr, .. } = run(Command::new(LAB).args(args));
-        (status.code(), stderr)
-    };
+    let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap();
     let (code, stderr) = failed(&["hold", "listen", "--port", &addr.port().to_string()]);
-    assert_eq!(code, Some(1));
+    assert_eq!(code, 1);
     assert!(
         stderr.starts_with(&format!("lab11: bind {addr}: EADDRINUSE (98) Address already in use\n  hint: ")),
         "{stderr}"
     );
     let (code, stderr) = failed(&["hold", "open"]);
-    assert_eq!(code, Some(2));
+    assert_eq!(code, 2);
     assert!(stderr.contains("the states are listen, syn-sent, "), "{stderr}");
     for usage in [&["hold"][..], &["hold", "listen", "--seconds", "0"], &["hold", "listen", "--port", "65536"]] {
-        assert_eq!(failed(usage).0, Some(2), "{usage:?}");
+        assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
 
 #[test]
 fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
-    let folder = TempDir::new();
-    let played = run(as_ordinary_account(LAB, &folder).arg("demo"));
-    assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    let start = std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
-    let refused = run(as_ordinary_account(LAB, &folder).args(["hold", "listen", "--port", "1"]));
-    assert!(refused.stderr.starts_with("lab11: bind 127.0.0.1:1: EACCES (13) Permission denied\n"), "{refused:?}");
+    testkit::assert_demo_needs_no_privileges(LAB);
+    testkit::assert_privileged_port_is_refused(LAB, &["hold", "listen", "--port", "1"], "127.0.0.1:1");
 }
 
 #[test]

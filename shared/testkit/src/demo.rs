@@ -1,10 +1,10 @@
 //! What holds for every lab's demo.
 
-use std::{fs, os::unix::process::ExitStatusExt, process::Command};
+use std::{fs, net::TcpListener, os::unix::process::ExitStatusExt, process::Command};
 
 use nix::sys::signal::Signal;
 
-use crate::{Finished, Role, root, run, signal, skip_without};
+use crate::{Finished, Role, TempDir, as_ordinary_account, failed, root, run, signal, skip_without};
 
 /// Where an experiment is skipped, this says what it lacks.
 const CHECK: &str = "scripts/check.sh says what is missing";
@@ -106,6 +106,56 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     skipped.type_line("s").unwrap();
     skipped.wait_for("not played").unwrap();
     assert_eq!(skipped.wait_for_end().unwrap().code(), Some(0));
+}
+
+/// Plays the demo as an ordinary account: nothing may be UNEXPECTED, nor SKIPPED for want of privileges.
+///
+/// # Panics
+/// Something is; and with `CI` set anything SKIPPED at all.
+pub fn assert_demo_needs_no_privileges(binary: &str) {
+    let Finished { stdout, stderr, .. } = run(as_ordinary_account(binary, &TempDir::new()).arg("demo"));
+    assert!(stdout.contains(" SKIPPED, 0 UNEXPECTED"), "{stdout}{stderr}");
+    let skipped = !stdout.contains(" 0 SKIPPED, ");
+    skip_without(skipped, "what an ordinary account's SKIPPED experiments need", CHECK);
+}
+
+/// A role that takes a port under 1024 says to an ordinary account what is missing; `addr` is where it would bind.
+///
+/// # Panics
+/// It says something else, or gets the port.
+pub fn assert_privileged_port_is_refused(binary: &str, role: &[&str], addr: &str) {
+    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
+    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
+        return;
+    }
+    let (code, stderr) = failed(as_ordinary_account(binary, &TempDir::new()).args(role));
+    let expected = format!("{}: bind {addr}: EACCES (13) Permission denied\n  hint: ", lab_of(binary));
+    assert!(code == 1 && stderr.starts_with(&expected), "{role:?}: {code} {stderr}");
+}
+
+/// TCP roles that take ADDRESS:PORT name the call, the address, the errno and a command that helps: where the port is
+/// taken, where nobody listens, and where the address is not ours. `binds` and `connects` are the roles' names.
+///
+/// # Panics
+/// They do not.
+pub fn assert_addresses_are_refused(binary: &str, binds: &str, connects: &str) {
+    let refused = |role: &str, addr: &str, error: &str| {
+        let (code, stderr) = failed(Command::new(binary).args([role, addr]));
+        let expected = format!("{}: {error}\n  hint: ", lab_of(binary));
+        assert!(code == 1 && stderr.starts_with(&expected), "{role} {addr}: {code} {stderr}");
+    };
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    refused(binds, &addr, &format!("bind {addr}: EADDRINUSE (98) Address already in use"));
+    drop(taken);
+    refused(connects, &addr, &format!("connect {addr}: ECONNREFUSED (111) Connection refused"));
+    let foreign = "192.0.2.1:7777"; // of RFC 5737, for documentation
+    refused(binds, foreign, &format!("bind {foreign}: EADDRNOTAVAIL (99) Cannot assign requested address"));
+}
+
+/// The name at the start of a lab's messages: lab07 of lab07-multiclient.
+fn lab_of(binary: &str) -> &str {
+    binary.rsplit('/').next().unwrap().split('-').next().unwrap()
 }
 
 /// Guards the sheet: each output it quotes between "```text" and "```" must be what the demo prints, digits aside.

@@ -20,7 +20,10 @@ use std::{
 
 use nix::sys::signal::{Signal, kill};
 
-pub use demo::{Demo, assert_common_rules, assert_sheet_quotes_a_run};
+pub use demo::{
+    Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
+    assert_privileged_port_is_refused, assert_sheet_quotes_a_run,
+};
 pub use shared::{NotSeen, Role, wait_until};
 pub use strace::assert_printed_calls_are_real;
 
@@ -71,6 +74,15 @@ pub fn run(command: &mut Command) -> Finished {
         thread::sleep(Duration::from_millis(5)); // a bounded poll: the deadline is above
     };
     Finished { status, stdout: read_out.join().unwrap(), stderr: read_err.join().unwrap() }
+}
+
+/// Runs a program that should fail: its exit status and its standard error.
+///
+/// # Panics
+/// As [`run`].
+pub fn failed(command: &mut Command) -> (i32, String) {
+    let finished = run(command);
+    (finished.code(), finished.stderr)
 }
 
 fn read_all(from: &mut impl Read) -> String {
