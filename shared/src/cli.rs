@@ -26,6 +26,14 @@ pub struct DemoArgs {
     pub predict: bool,
 }
 
+/// A value parser for clap: an IPv4 or IPv6 address and a port.
+///
+/// # Errors
+/// What such an address looks like.
+pub fn socket_addr(text: &str) -> Result<std::net::SocketAddr, String> {
+    text.parse().map_err(|_| "not ADDRESS:PORT in numbers, such as 127.0.0.1:7777 or [::1]:7777".into())
+}
+
 /// Runs a lab's `body` and turns its error into a message with a hint; `lab` is its package name.
 pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
     end_with_parent().and_then(|()| body()).unwrap_or_else(|error| {

@@ -13,8 +13,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use socket2::Socket;
 
-use crate::At;
-use crate::role::wait_until;
+use crate::{At, wait_until};
 
 /// A TCP state by its number in include/net/tcp_states.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

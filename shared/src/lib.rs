@@ -29,7 +29,7 @@ mod stop;
 
 #[cfg(target_os = "linux")]
 pub use self::{
-    cli::{DemoArgs, run, sheet},
+    cli::{DemoArgs, run, sheet, socket_addr},
     errors::{At, CallError, returned},
     role::{NotSeen, Role, wait_until},
     screen::{Screen, escaped},

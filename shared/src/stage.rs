@@ -11,7 +11,6 @@ use anyhow::{Context, Error, Result, bail};
 use nix::sys::termios::{FlushArg, tcflush};
 use nix::sys::utsname::uname;
 
-use crate::cli::usage;
 use crate::kernel::{Pair, State, tcp_socket};
 use crate::{DemoArgs, NotSeen, Screen};
 
@@ -359,7 +358,7 @@ fn kernel_version() -> String {
 pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
     let chosen = match choose(lesson, &args.names) {
         Ok(chosen) => chosen,
-        Err(error) => return Ok(usage(lesson.lab, &error.to_string())),
+        Err(error) => return Ok(crate::cli::usage(lesson.lab, &error.to_string())),
     };
     let mut screen = Screen::new();
     if args.list {
@@ -367,7 +366,7 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     if args.predict && !stdin().is_terminal() {
-        return Ok(usage(lesson.lab, "--predict asks you, so it needs a terminal"));
+        return Ok(crate::cli::usage(lesson.lab, "--predict asks you, so it needs a terminal"));
     }
     let release = kernel_version();
     let version = release.split('.').take(2).collect::<Vec<_>>().join(".");

@@ -16,7 +16,7 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::DemoArgs;
+use shared::{DemoArgs, socket_addr};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -69,10 +69,6 @@ struct HoldArgs {
     /// Wait for Enter before each socket call
     #[arg(long)]
     pause: bool,
-}
-
-fn socket_addr(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "not ADDRESS:PORT in numbers, such as 127.0.0.1:7777 or [::1]:7777".into())
 }
 
 fn main() -> ExitCode {

@@ -20,7 +20,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, value_parser};
-use shared::DemoArgs;
+use shared::{DemoArgs, socket_addr};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -73,7 +73,7 @@ struct SendArgs {
     #[arg(long, value_name = "TEXT", default_value = "Hello world!")]
     message: String,
     /// Address to send from [default: 127.0.0.1:7777, or [::1]:7777 for IPv6]
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "unbound")]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "unbound", value_parser = socket_addr)]
     bind: Option<SocketAddr>,
     /// Do not call bind: the kernel does it with the first datagram
     #[arg(long)]
@@ -95,7 +95,7 @@ struct SendArgs {
 #[derive(Args)]
 struct ReceiveArgs {
     /// Address and port to receive on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7778")]
+    #[arg(default_value = "127.0.0.1:7778", value_parser = socket_addr)]
     address: SocketAddr,
     /// Length of the receive buffer in bytes, at most 65536
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(0..=65536))]
@@ -113,7 +113,7 @@ struct ReceiveArgs {
 
 /// An address somebody can be at: nobody is at port 0.
 fn destination(text: &str) -> Result<SocketAddr, String> {
-    let address = text.parse::<SocketAddr>().map_err(|error| error.to_string())?;
+    let address = socket_addr(text)?;
     if address.port() == 0 { Err("a port from 1 to 65535".into()) } else { Ok(address) }
 }
 

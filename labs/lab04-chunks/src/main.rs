@@ -30,7 +30,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
-use shared::DemoArgs;
+use shared::{DemoArgs, socket_addr};
 
 use crate::fate::Rates;
 
@@ -106,7 +106,7 @@ struct SendArgs {
     /// What to send; - is standard input, read to its end [default: the lecture's 84001 bytes]
     file: Option<PathBuf>,
     /// Where to
-    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS:PORT", value_parser = socket_addr)]
     to: SocketAddr,
     /// Port to send from; 0 lets the kernel choose, as a second sender needs it
     #[arg(long, default_value_t = 7777)]
@@ -137,7 +137,7 @@ struct RelayArgs {
     #[arg(long, default_value = "127.0.0.1")]
     bind: IpAddr,
     /// Where to
-    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS:PORT")]
+    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS:PORT", value_parser = socket_addr)]
     to: SocketAddr,
     /// Start of the random series: the same seed and rates, the same fates
     #[arg(long, default_value_t = 1)]

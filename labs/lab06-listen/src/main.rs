@@ -19,7 +19,7 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::DemoArgs;
+use shared::{DemoArgs, socket_addr};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -56,7 +56,7 @@ enum Command {
 #[derive(Args)]
 struct ListenArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Limit of the accept queue; the lecture's 0
     #[arg(long, default_value_t = 0, value_name = "N")]
@@ -69,7 +69,7 @@ struct ListenArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Wait for Enter before each socket call
     #[arg(long)]

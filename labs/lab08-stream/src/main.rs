@@ -22,7 +22,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, value_parser};
-use shared::DemoArgs;
+use shared::{DemoArgs, socket_addr};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -71,7 +71,7 @@ enum Command {
 #[derive(Args)]
 struct SendArgs {
     /// The receiver's address
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// The text of the message [default: Hello world!]
     #[arg(long, value_name = "TEXT")]
@@ -93,7 +93,7 @@ struct SendArgs {
 #[derive(Args)]
 struct ReceiveArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Length of the receive buffer in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=1_048_576))]

@@ -22,7 +22,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, DemoArgs, Stop};
+use shared::{At, DemoArgs, Stop, socket_addr};
 use socket2::Socket;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
@@ -57,7 +57,7 @@ enum Command {
 #[derive(Args)]
 struct ServerArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Wait for Enter before each socket call
     #[arg(long)]
@@ -67,7 +67,7 @@ struct ServerArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// What to send
     #[arg(long, default_value = "get the last message", value_name = "TEXT")]

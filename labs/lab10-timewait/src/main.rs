@@ -25,7 +25,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, DemoArgs, Stop};
+use shared::{At, DemoArgs, Stop, socket_addr};
 use socket2::Socket;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
@@ -69,7 +69,7 @@ enum Command {
 #[derive(Args)]
 struct ServerArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Close each connection at once, before its client does
     #[arg(long)]
@@ -85,7 +85,7 @@ struct ServerArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777")]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Close at once, before the server does
     #[arg(long)]

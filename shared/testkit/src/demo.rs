@@ -134,7 +134,8 @@ pub fn assert_privileged_port_is_refused(binary: &str, role: &[&str], addr: &str
 }
 
 /// TCP roles that take ADDRESS:PORT name the call, the address, the errno and a command that helps: where the port is
-/// taken, where nobody listens, and where the address is not ours. `binds` and `connects` are the roles' names.
+/// taken, where nobody listens, and where the address is
+/// not ours; and how an address is written. `binds` and `connects` are the roles' names.
 ///
 /// # Panics
 /// They do not.
@@ -149,6 +150,11 @@ pub fn assert_addresses_are_refused(binary: &str, binds: &str, connects: &str) {
     refused(binds, &addr, &format!("bind {addr}: EADDRINUSE (98) Address already in use"));
     drop(taken);
     refused(connects, &addr, &format!("connect {addr}: ECONNREFUSED (111) Connection refused"));
+    for (role, text) in [(binds, "7777"), (connects, "127.0.0.1:65536")] {
+        let (code, stderr) = failed(Command::new(binary).args([role, text]));
+        let example = format!("'{text}' for '[ADDRESS]': not ADDRESS:PORT in numbers, such as 127.0.0.1:7777");
+        assert!(code == 2 && stderr.contains(&example), "{role} {text}: {code} {stderr}");
+    }
     let foreign = "192.0.2.1:7777"; // of RFC 5737, for documentation
     refused(binds, foreign, &format!("bind {foreign}: EADDRNOTAVAIL (99) Cannot assign requested address"));
 }
