@@ -19,8 +19,9 @@
 #              ss's Send-Q. One more than the limit is let in.
 #   SYN-SENT   a client that has heard nothing. The timer is the time to its
 #              next SYN, x3 that it has sent three more already.
-#   overflows  ListenOverflows: SYNs that found the accept queue full.
-#   drops      ListenDrops: all SYNs a listener dropped. Both count for the
+#   overflows  ListenOverflows: SYNs, and last ACKs of handshakes, that found
+#              the accept queue full.
+#   drops      ListenDrops: all that a listener dropped. Both count for the
 #              whole machine (network namespace) since it started.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh

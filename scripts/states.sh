@@ -17,8 +17,9 @@
 #            udp: has no states; UNCONN is a UDP socket without a fixed peer.
 #   Recv-Q   LISTEN: connections that wait for accept.
 #            Otherwise: bytes received and not yet read; a FIN counts as one.
-#   Send-Q   LISTEN: the backlog, so many may wait (only ss knows it).
-#            Otherwise: bytes sent and not yet acknowledged.
+#   Send-Q   LISTEN: the backlog; one more may wait (only ss knows it).
+#            Otherwise: bytes taken from the program and not yet
+#            acknowledged, sent or not; a SYN or FIN counts as one.
 #            UDP: both count memory, which is more than the bytes.
 #   Timer    on: retransmission, x3: tried 3 times. persist: window probe.
 #            keepalive. timewait: until the kernel forgets the connection.

@@ -50,18 +50,17 @@ impl fmt::Display for CallError {
 impl CallError {
     /// One command that shows the cause or mends it.
     pub fn hint(&self) -> Option<String> {
+        use Errno::*;
         let (host, port) = self.address.rsplit_once(':').unwrap_or((&self.address, ""));
+        let host = host.trim_matches(['[', ']']);
         Some(match (self.call, self.errno) {
-            (_, Some(Errno::EADDRINUSE)) => format!("see what has the port, TIME-WAIT too: scripts/states.sh {port}"),
-            ("bind", Some(Errno::EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
-            (_, Some(Errno::EADDRNOTAVAIL | Errno::ENODEV)) => "see the addresses of this machine: ip addr".into(),
-            ("connect", Some(Errno::ECONNREFUSED)) => {
-                format!("start the server, or see who listens: scripts/states.sh {port}")
-            }
-            ("connect", Some(Errno::ETIMEDOUT | Errno::EHOSTUNREACH | Errno::ENETUNREACH)) => {
-                format!("see the way there: ip route get {}", host.trim_matches(['[', ']']))
-            }
-            (_, Some(Errno::EMFILE)) => "allow more descriptors: ulimit -n 4096".into(),
+            (_, Some(EADDRINUSE)) => format!("see what has the port, TIME-WAIT too: scripts/states.sh {port}"),
+            ("bind", Some(EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
+            ("connect", Some(EADDRNOTAVAIL)) => format!("see who has all ports to there: ss -tan dport = :{port}"),
+            (_, Some(EADDRNOTAVAIL | ENODEV)) => "see the addresses of this machine: ip addr".into(),
+            ("connect", Some(ECONNREFUSED)) => format!("start the server; see who listens: scripts/states.sh {port}"),
+            ("connect", Some(ETIMEDOUT | EHOSTUNREACH | ENETUNREACH)) => format!("see the way: ip route get {host}"),
+            (_, Some(EMFILE)) => "allow more descriptors: ulimit -n 4096".into(),
             ("getaddrinfo", None) => format!("see what the resolver says: getent hosts {host}"),
             _ => return None,
         })

@@ -96,7 +96,7 @@ pub fn bound(args: &ReceiveArgs, addr: SocketAddr, pause: &mut Pause, screen: &m
     pause.before(screen, format_args!("bind({fd}, {addr})"));
     sock.bind(&addr.into()).at("bind", addr)?;
 
-    sock.set_nonblocking(true).at("ioctl", addr)?; // poll waits, so that Ctrl-C is heard
+    sock.set_nonblocking(true).at("fcntl", addr)?; // poll waits, so that Ctrl-C is heard
     let local_addr = sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     screen.line(format_args!("Socket is bound to {local_addr}"));
     Ok(sock)

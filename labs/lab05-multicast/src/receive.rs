@@ -49,7 +49,7 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
     sock.join_multicast_v4(group, &interface).at("setsockopt IP_ADD_MEMBERSHIP", interface)?;
     debug(&mut screen, format_args!("Joined {group} on {interface} ..."));
 
-    sock.set_nonblocking(true).at("ioctl", "")?; // a datagram with a wrong checksum is gone after poll saw it
+    sock.set_nonblocking(true).at("fcntl", "")?; // a datagram with a wrong checksum is gone after poll saw it
     let mut buffer = vec![0; BUFFER_SIZE];
     loop {
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLIN)];

@@ -113,7 +113,7 @@ fn play(near: u32, far: u32, setting: Option<(bool, bool)>) -> Result<Heard> {
     // Sees each frame of both ends; this is what tcpdump reads from.
     let every_protocol = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
     let frame_sock = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol)).at("socket", "AF_PACKET")?;
-    frame_sock.set_nonblocking(true).at("ioctl", "")?;
+    frame_sock.set_nonblocking(true).at("fcntl", "")?;
 
     let near_v4_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
     near_v4_sock.bind(&GROUP_V4.into()).at("bind", GROUP_V4)?;
@@ -168,8 +168,11 @@ fn receiver_v6(device: &str, index: u32) -> Result<Socket> {
 /// Whether a datagram is there, or comes within `limit`.
 fn hears(sock: &Socket, limit: Duration) -> Result<bool> {
     sock.set_read_timeout(Some(limit)).at("setsockopt SO_RCVTIMEO", "")?;
-    match recv(sock.as_raw_fd(), &mut [0; 64], MsgFlags::empty()) {
-        Err(Errno::EAGAIN) => Ok(false),
-        result => Ok(result.at("recv", "").map(|_| true)?),
+    loop {
+        match recv(sock.as_raw_fd(), &mut [0; 64], MsgFlags::empty()) {
+            Err(Errno::EINTR) => {} // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+            Err(Errno::EAGAIN) => return Ok(false),
+            result => return Ok(result.at("recv", "").map(|_| true)?),
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result};
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
@@ -36,14 +37,20 @@ pub fn run(args: &ListenArgs) -> Result<()> {
     listen_sock.listen(backlog).at("listen", addr)?;
     screen.line(format_args!("Socket {local_addr} is in listening state, backlog {backlog}"));
 
+    listen_sock.set_nonblocking(true).at("fcntl", addr)?; // accept(2): on some systems the client may be gone after poll
     pause.before(&mut screen, format_args!("accept({listen_fd})"));
-    // poll(2) first: a blocked accept would not hear Ctrl-C, which comes through a descriptor here.
-    let mut fds = [stop.as_fd(), listen_sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-    while poll(&mut fds, PollTimeout::NONE) == Err(nix::errno::Errno::EINTR) {} // Ctrl-Z, then fg
-    if stop.requested() {
-        return Ok(());
-    }
-    let (conn_sock, peer_addr) = listen_sock.accept().at("accept", local_addr)?;
+    let (conn_sock, peer_addr) = loop {
+        // poll(2) first: a blocked accept would not hear Ctrl-C, which comes through a descriptor here.
+        let mut fds = [stop.as_fd(), listen_sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // after a signal handler: signal(7)
+        if stop.requested() {
+            return Ok(());
+        }
+        match listen_sock.accept() {
+            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(passes) => {}
+            accepted => break accepted.at("accept", local_addr)?,
+        }
+    };
     let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
     screen.line(format_args!("New client connected from {peer_addr}"));
     let conn_addr = conn_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
@@ -55,4 +62,9 @@ pub fn run(args: &ListenArgs) -> Result<()> {
     drop(listen_sock);
     screen.line("Terminating ...");
     Ok(())
+}
+
+/// Errors that are over with the call: try again.
+fn passes(errno: Errno) -> bool {
+    matches!(errno, Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED)
 }

@@ -93,13 +93,13 @@ fn connect_any(
         let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
         pause.before(screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
         let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
-        sock.set_nonblocking(true).at("ioctl", addr)?; // no call below blocks; poll does
+        sock.set_nonblocking(true).at("fcntl", addr)?; // no call below blocks; poll does
 
         pause.before(screen, format_args!("connect({}, {addr})", sock.as_raw_fd()));
         let mut connected = sock.connect(&addr.into());
         if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
             let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // Ctrl-Z, then fg
+            while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // after a signal handler: signal(7)
             if stop.requested() {
                 return Ok(None);
             }

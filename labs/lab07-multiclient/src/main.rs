@@ -8,7 +8,7 @@
 //!
 //! Compare with lab06-listen (one connection) and lab13-echo-pool (the same task with threads).
 //! Source: lab 7 handout, "TCP Server accepting multiple clients".
-//! Read: poll(2), accept(2), tcp(7), socket(7) on SO_REUSEADDR, RFC 9293 3.3.2 and 3.6.1.
+//! Read: poll(2), accept(2), tcp(7), socket(7) on SO_REUSEADDR (who-may-bind shows more), RFC 9293 3.3.2 and 3.6.1.
 
 mod client;
 mod connection;

@@ -54,7 +54,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     pause.before(&mut screen, format_args!("listen({listen_fd}, {BACKLOG})"));
     listen_sock.listen(BACKLOG).at("listen", addr)?;
 
-    listen_sock.set_nonblocking(true).at("ioctl", addr)?; // a client may be gone again between poll and accept
+    listen_sock.set_nonblocking(true).at("fcntl", addr)?; // accept(2): on some systems the client may be gone after poll
     let local_addr = listen_sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     screen.line(format_args!("> Server bound to IP : {} and PORT : {}", local_addr.ip(), local_addr.port()));
 
@@ -121,7 +121,7 @@ fn accept(listen_sock: &Socket, room: &mut Room, first_try: bool) -> Result<Opti
     room.pause.before(&mut room.screen, format_args!("accept({})", listen_sock.as_raw_fd()));
     let error = match listen_sock.accept() {
         Ok((conn_sock, peer_addr)) => {
-            conn_sock.set_nonblocking(true).at("ioctl", "")?;
+            conn_sock.set_nonblocking(true).at("fcntl", "")?;
             room.enter(conn_sock, peer_addr.as_socket().context("not an IP socket")?);
             return Ok(None);
         }

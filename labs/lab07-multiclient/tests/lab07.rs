@@ -425,7 +425,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     assert_eq!(failed(&["server", &port]), (1, expected));
     drop(taken);
     let expected = format!(
-        "lab07: connect 127.0.0.1:{port}: ECONNREFUSED (111) Connection refused\n  hint: start the server, or see who listens: scripts/states.sh {port}\n"
+        "lab07: connect 127.0.0.1:{port}: ECONNREFUSED (111) Connection refused\n  hint: start the server; see who listens: scripts/states.sh {port}\n"
     );
     assert_eq!(failed(&["client", &port]), (1, expected));
     let (code, stderr) = failed(&["server", "--bind", "192.0.2.1"]);

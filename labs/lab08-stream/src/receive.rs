@@ -134,7 +134,7 @@ fn readable(fd: BorrowedFd, stop: &Stop, timeout: PollTimeout) -> Result<Option<
     let mut fds = [stop.as_fd(), fd].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     loop {
         match poll(&mut fds, timeout) {
-            Err(Errno::EINTR) => {} // Ctrl-Z, then fg
+            Err(Errno::EINTR) => {} // after a signal handler: signal(7)
             ready => {
                 let ready = ready.at("poll", "")?;
                 return Ok((!stop.requested()).then_some(ready > 0));

@@ -37,7 +37,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
     let fd = sock.as_raw_fd();
 
     pause.before(&mut screen, format_args!("connect({fd}, {addr})"));
-    sock.set_nonblocking(true).at("ioctl", addr)?; // poll waits, for the socket and for Ctrl-C beside it
+    sock.set_nonblocking(true).at("fcntl", addr)?; // poll waits, for the socket and for Ctrl-C beside it
     let mut connected = sock.connect(&addr.into());
     if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
         if !writable(&sock, &stop) {
@@ -83,7 +83,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
 /// Waits until connect is over or send has room; false at Ctrl-C.
 fn writable(sock: &Socket, stop: &Stop) -> bool {
     let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // Ctrl-Z, then fg
+    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // after a signal handler: signal(7)
     !stop.requested()
 }
 

@@ -8,7 +8,7 @@
 //!
 //! Compare with lab08-stream (a terminator ends the message) and lab10-timewait (who stays behind after the close).
 //! Source: notes ch.2, TCP socket shutdown routines; Programming Application layer protocol on top of TCP.
-//! Read: shutdown(2), close(2), socket(7) on SO_LINGER, send(2) on EPIPE, RFC 9293 3.6, RFC 1122 4.2.2.13.
+//! Read: shutdown(2), close(2), send(2) on EPIPE, RFC 9293 3.6 and 3.10.5, RFC 1122 4.2.2.13.
 
 mod client;
 mod experiments;
@@ -116,7 +116,7 @@ fn ready(sock: &Socket, events: PollFlags, stop: &Stop) -> Result<bool> {
     let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), events)];
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => {} // Ctrl-Z, then fg
+            Err(Errno::EINTR) => {} // after a signal handler: signal(7)
             result => return Ok(result.at("poll", "").map(|_| !stop.requested())?),
         }
     }

@@ -110,7 +110,7 @@ fn shut_rd_tells_the_server_nothing_and_an_empty_recv_returns_at_once() {
     is_in(end, Some(State::Established));
     is_in(end.other_end(), Some(State::Established));
     client.type_line("").unwrap();
-    client.wait_for("End of stream\nTerminating ...\n").unwrap();
+    client.wait_for("recv returned 0\nTerminating ...\n").unwrap();
     ends_well(&mut client);
     server.wait_for("End of stream after 20 bytes\n").unwrap();
 }
@@ -125,7 +125,7 @@ fn after_shut_rd_what_a_foreign_server_sends_is_received() {
     conn.shutdown(Shutdown::Write).unwrap();
     is_in(end, Some(State::CloseWait));
     client.type_line("").unwrap();
-    client.wait_for("Received 3 bytes: \"abc\"\nEnd of stream\n").unwrap();
+    client.wait_for("Received 3 bytes: \"abc\"\nrecv returned 0\n").unwrap();
     ends_well(&mut client);
 }
 

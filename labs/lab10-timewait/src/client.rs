@@ -28,11 +28,11 @@ pub fn run(args: &ClientArgs) -> Result<()> {
     screen.line("TCP Socket created");
 
     pause.before(&mut screen, format_args!("connect({fd}, {addr})"));
-    sock.set_nonblocking(true).at("ioctl", addr)?; // poll waits for the handshake, and for Ctrl-C beside it
+    sock.set_nonblocking(true).at("fcntl", addr)?; // poll waits for the handshake, and for Ctrl-C beside it
     let mut connected = sock.connect(&addr.into());
     if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // Ctrl-Z, then fg
+        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // after a signal handler: signal(7)
         if stop.requested() {
             return Ok(());
         }

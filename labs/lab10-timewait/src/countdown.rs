@@ -43,7 +43,7 @@ pub fn run(port: u16) -> Result<()> {
             screen.line(format_args!("and {} more", rows.len() - MOST_BARS));
         }
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::from(EVERY_MS)); // EINTR after Ctrl-Z: the next picture comes at once
+        let _ = poll(&mut fds, PollTimeout::from(EVERY_MS)); // after EINTR the next picture comes at once
         if stop.requested() {
             return Ok(());
         }

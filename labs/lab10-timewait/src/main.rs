@@ -9,7 +9,7 @@
 //!
 //! Compare with lab07-multiclient (a server that is started again) and lab09-shutdown (the ways to end).
 //! Source: lab 7 handout, note at the top; notes ch.2, TCP socket; Receiving and Sending using TCP connection.
-//! Read: tcp(7) and socket(7) on SO_REUSEADDR and SO_LINGER, ip(7) on IP_LOCAL_PORT_RANGE, RFC 9293 3.6.1.
+//! Read: ip(7) on TIME_WAIT, socket(7) on SO_REUSEADDR (bind-again shows more), RFC 9293 3.6.1, RFC 1337.
 
 mod client;
 mod countdown;
@@ -118,7 +118,7 @@ fn ready(sock: &Socket, events: PollFlags, stop: &Stop) -> Result<bool> {
     let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), events)];
     loop {
         match poll(&mut fds, PollTimeout::NONE) {
-            Err(Errno::EINTR) => {} // Ctrl-Z, then fg
+            Err(Errno::EINTR) => {} // after a signal handler: signal(7)
             result => return Ok(result.at("poll", "").map(|_| !stop.requested())?),
         }
     }

@@ -43,7 +43,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
 
     pause.before(&mut screen, format_args!("listen({listen_fd}, {BACKLOG})"));
     listen_sock.listen(BACKLOG).at("listen", addr)?;
-    listen_sock.set_nonblocking(true).at("ioctl", addr)?; // a client may be gone between poll and accept
+    listen_sock.set_nonblocking(true).at("fcntl", addr)?; // accept(2): on some systems the client may be gone after poll
     screen.line(format_args!("Socket {local_addr} is in listening state"));
 
     loop {

@@ -79,7 +79,7 @@ fn wait(stop: &Stop, time: Duration) -> Result<bool> {
     let rounded_up = time + Duration::from_millis(1); // poll counts milliseconds; 0 would not wait at all
     match poll(&mut fds, PollTimeout::try_from(rounded_up)?) {
         Ok(_) => Ok(!fds.iter().any(|fd| fd.any().unwrap_or(true))),
-        Err(Errno::EINTR) => Ok(true), // Ctrl-Z, then fg
+        Err(Errno::EINTR) => Ok(true), // after a signal handler: signal(7)
         Err(errno) => Ok(Err(errno).at("poll", "")?),
     }
 }

@@ -72,7 +72,7 @@ fn as_netstat_sees(held: &Held) -> Option<String> {
 #[test]
 fn the_demo_decides_every_claim_as_recorded() {
     DEMO.assert_verdicts(&[
-        ("closed", "CORRECTED"),
+        ("closed", "ANSWERED"),
         ("deferred", "CORRECTED"),
         ("closing", "ANSWERED"),
         ("full-queue", "CORRECTED"),

@@ -12,7 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::{getsockopt_impl, libc, sockopt_impl, sys::socket::getsockopt};
+use nix::{getsockopt_impl, libc, sockopt_impl, sys::socket::getsockopt, unistd::geteuid};
 use shared::{
     At, Predicts, Stage, Verdict,
     kernel::{State, udp_sockets},
@@ -211,8 +211,9 @@ pub fn families(stage: &mut Stage) -> Result<Verdict> {
         Forbidden,
         Socket,
     }
+    stage.say("account", format_args!("uid {}", geteuid()));
     let question = stage.ask(
-        "socket(AF_NETLINK, SOCK_RAW, 0) names a fourth family. What does an ordinary account get?",
+        "socket(AF_NETLINK, SOCK_RAW, 0) names a fourth family. What does this account get?",
         [
             ("a socket, as with the three", Fourth::Socket),
             ("EAFNOSUPPORT: there are three", Fourth::Unknown),

@@ -181,6 +181,7 @@ pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
 
     // Nor can a socket on a loopback address address another machine. With UDP connect only looks up the route.
     let elsewhere = SocketAddr::from((NOT_OURS, 7777));
+    let mut reaches = Vec::new();
     for (name, bind_to) in [("unbound", None), ("127.0.0.1", Some(ANY_PORT))] {
         let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", elsewhere)?;
         if let Some(addr) = bind_to {
@@ -188,7 +189,11 @@ pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
         }
         let connected = sock.connect(&elsewhere.into());
         stage.say(name, format_args!("connect({}, {elsewhere}) = {}", sock.as_raw_fd(), returned(&connected)));
+        reaches.push(connected.map_err(|error| error.raw_os_error()));
     }
+    // ENETUNREACH, twice, is a machine without a route.
+    let as_told = reaches[1] == Err(Some(Errno::EINVAL as i32)) || reaches == [Err(Some(Errno::ENETUNREACH as i32)); 2];
+    ensure!(as_told, "connect to another machine: {reaches:?}");
     stage.verdict(question, errors, "only this machine's own addresses; all of 127.0.0.0/8 is")
 }
 

@@ -8,7 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
 use shared::{At, Predicts, Role, Stage, Verdict};
 use socket2::{Domain, Socket, Type};
@@ -80,6 +80,10 @@ pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
         tcp_ports[1].push(local_addr(&client_sock)?.port());
         tcp_socks.extend([listen_sock, client_sock]);
     }
+    // The first port of the range says which every other is: connect's, see inet_hash_connect.
+    let connects = |port: &u16| port % 2 == first % 2;
+    let shared_out = !tcp_ports[0].iter().any(connects) && tcp_ports[1].iter().all(connects);
+    ensure!(shared_out, "bind got {:?}, connect {:?}", tcp_ports[0], tcp_ports[1]);
     let odd = |ports: &[u16]| format!("{} of {} odd", ports.iter().filter(|port| **port % 2 == 1).count(), ports.len());
     let [bound, connected] = &tcp_ports;
     stage.say(

@@ -1,8 +1,8 @@
 //! Who else may have the same address and port.
 
-use std::{net::SocketAddr, os::fd::AsRawFd};
+use std::{io::ErrorKind, net::SocketAddr, os::fd::AsRawFd};
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, sendto},
@@ -88,6 +88,10 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
             ),
         );
         *works = bound.is_ok();
+        ensure!(
+            *works || bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse),
+            "another error than EADDRINUSE"
+        );
         pairs.push((first_sock, second_sock, addr));
     }
 
@@ -103,6 +107,8 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
                     received[0], received[1]
                 ),
             );
+            let as_told = if name == "reuseaddr" { received[0] == 0 } else { received[0] + received[1] == SENDERS };
+            ensure!(as_told, "{name}: {received:?} of {SENDERS}");
         }
     }
     // Two TCP sockets with SO_REUSEADDR on one address: both are bound, one may listen.
@@ -111,6 +117,7 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
         for (name, sock) in [("first", first_sock), ("second", second_sock)] {
             let listening = sock.listen(8);
             stage.say(name, format_args!("listen({}, 8) = {}", sock.as_raw_fd(), returned(&listening)));
+            ensure!(listening.is_ok() == (name == "first"), "{name}: listen returned {listening:?}");
         }
     }
     stage.verdict(question, works, "each protocol has its own ports; sharing one needs both sockets' consent")

@@ -51,7 +51,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     let second_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", tcp_addr)?;
     let second_bound = second_sock.bind(&tcp_addr.into());
     stage.say("second", format_args!("bind({}, {tcp_addr}) = {}", second_sock.as_raw_fd(), returned(&second_bound)));
-    let found = if bound_only::is_listed(tcp_addr)? { "found" } else { "not found: before Linux 6.8" };
+    let found = if bound_only::is_listed(tcp_addr)? { "found" } else { "not found (Linux 6.8 or newer finds it)" };
     stage.say("ss -B", format_args!("sock_diag asked for what is bound and nothing more: {found}"));
     let taken = second_bound.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRINUSE as i32));
 

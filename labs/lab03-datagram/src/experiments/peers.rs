@@ -56,6 +56,9 @@ pub fn connect(stage: &mut Stage) -> Result<Verdict> {
     let mut heard = Vec::new();
     loop {
         let received = recv(fd, &mut buffer, MsgFlags::empty());
+        if received == Err(Errno::EINTR) {
+            continue; // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+        }
         stage.client(format_args!("recv({fd}, 1024) = {}", returned(&received)));
         match received {
             Ok(bytes_read) => heard.push(String::from_utf8_lossy(&buffer[..bytes_read]).into_owned()),

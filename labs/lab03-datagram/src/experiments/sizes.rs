@@ -140,7 +140,12 @@ pub fn empty(stage: &mut Stage) -> Result<Verdict> {
     let mut buffer = [0; BUFFER];
     let mut observed = [None; 2];
     for observed in &mut observed {
-        let received = recv(receive_fd, &mut buffer, MsgFlags::empty());
+        let received = loop {
+            match recv(receive_fd, &mut buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => {} // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+                received => break received,
+            }
+        };
         stage.say("receiver", format_args!("recv({receive_fd}, {BUFFER}) = {}", returned(&received)));
         *observed = match received {
             Err(Errno::EAGAIN) => None, // SO_RCVTIMEO

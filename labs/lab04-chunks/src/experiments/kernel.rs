@@ -74,7 +74,7 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     stage.say("kernel", format_args!("/proc/net/udp, last column: {dropped} drops"));
 
     // The receiver wakes up and reads what there is.
-    recv_sock.set_nonblocking(true).at("ioctl", recv_addr)?;
+    recv_sock.set_nonblocking(true).at("fcntl", recv_addr)?;
     let mut buffer = [0; BLOCK_LEN];
     let mut lengths = Vec::new();
     let end = loop {
@@ -93,7 +93,7 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     stage.say("", format_args!("with {bytes} of {} bytes the lecture's receiver {says}", message.len()));
 
     // SO_RXQ_OVFL: the next datagram that gets in carries the number.
-    recv_sock.set_nonblocking(false).at("ioctl", recv_addr)?;
+    recv_sock.set_nonblocking(false).at("fcntl", recv_addr)?;
     send_block(&send_sock, recv_addr, b"one more")?;
     let mut iov = [IoSliceMut::new(&mut buffer)];
     let mut space = cmsg_space!(u32);
@@ -147,9 +147,10 @@ pub fn kernel_splits(stage: &mut Stage) -> Result<Verdict> {
     let part = &message[..DATAGRAM_LIMIT];
     let result = sendto(send_fd, part, &to, MsgFlags::empty());
     stage.say("sender", format_args!("sendto({send_fd}, {DATAGRAM_LIMIT}, {recv_addr}) = {}", returned(&result)));
-    if result.is_err() {
+    if result == Err(Errno::EMSGSIZE) {
         return stage.verdict(question, Sent::Refused, "");
     }
+    result.at("sendto", recv_addr)?;
     let mut buffer = vec![0; DATAGRAM_LIMIT];
     let mut received = Vec::<u8>::new();
     let mut lengths = Vec::new();

@@ -170,7 +170,7 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
         },
     )?;
     let mut assembly: Option<Assembly> = None;
-    let mut after_first = (false, false);
+    let mut after_first = (false, false, false);
     let mut lost: Vec<u32> = Vec::new();
     let (mut came, mut sent_on) = (0, 0);
     for copy in ["first copy", "second copy"] {
@@ -213,14 +213,14 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
                 .flat_map(|(payload, _)| payload.to_vec())
                 .collect();
             ensure!(held > 0 && doubled > 0 && dropped > 0, "this seed makes {fates:?}");
-            after_first = (assembly.bytes() == expected, missing == lost);
+            after_first = (assembly.bytes() == expected, missing == lost, assembly.is_whole());
         }
     }
     let assembly = assembly.context("nothing came")?;
     ensure!(assembly.is_whole() && assembly.bytes() == message, "two copies did not fill the holes");
-    let (order, names_the_lost) = after_first;
+    let (order, names_the_lost, whole_at_once) = after_first;
     stage.say("receiver", format_args!("whole: {} bytes, as sent", assembly.bytes().len()));
-    let observed = Mended { order, names_the_lost, whole_at_once: lost.is_empty() };
+    let observed = Mended { order, names_the_lost, whole_at_once };
     stage.verdict(question, observed, "order and doubles are mended; the lost are named, the sender must repeat")
 }
 

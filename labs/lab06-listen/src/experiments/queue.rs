@@ -44,7 +44,7 @@ pub fn backlog(stage: &mut Stage) -> Result<Verdict> {
         let mut clients: Vec<Socket> = Vec::new();
         while clients.len() < CLIENTS {
             let client_sock = client_socket()?;
-            client_sock.set_nonblocking(true).at("ioctl", server_addr)?;
+            client_sock.set_nonblocking(true).at("fcntl", server_addr)?;
             let _in_progress = client_sock.connect(&server_addr.into()); // EINPROGRESS: poll tells the end
             let over = handshake_over(&client_sock, HANDSHAKE_LIMIT)?;
             let error = client_sock.take_error().at("getsockopt", server_addr)?;
@@ -102,7 +102,7 @@ pub fn full_queue(stage: &mut Stage) -> Result<Verdict> {
     )?;
     let second_sock = client_socket()?;
     let second_fd = second_sock.as_raw_fd();
-    second_sock.set_nonblocking(true).at("ioctl", server_addr)?;
+    second_sock.set_nonblocking(true).at("fcntl", server_addr)?;
     let in_progress = second_sock.connect(&server_addr.into());
     stage.say("second", format_args!("connect({second_fd}, {server_addr}) = {}", returned(&in_progress)));
     let heard = handshake_over(&second_sock, HANDSHAKE_LIMIT)?;

@@ -81,7 +81,7 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     let end = loop {
         let received = recv(fifth_fd, &mut buffer, MsgFlags::empty());
         if received == Err(Errno::EINTR) {
-            continue; // SIGCHLD: the server was stopped and goes on
+            continue; // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
         }
         stage.say("fifth", format_args!("recv({fifth_fd}, 1024) = {}", returned(&received)));
         match received {

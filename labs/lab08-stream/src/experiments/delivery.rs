@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -62,8 +62,9 @@ pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
     let observed = match (sent, error) {
         (BIG, None) if in_kernels >= BIG && heard == Err(Errno::ECONNRESET) => SendAll::ReturnsUnread,
         (BIG, None) => SendAll::ReturnsRead,
-        (0, _) => SendAll::Waits,
-        _ => SendAll::Partly,
+        (_, Some(Errno::EAGAIN)) => SendAll::Waits, // LIMIT is over: the buffers were full before the end
+        (1024, None) => SendAll::Partly,
+        other => bail!("send took {} bytes, then {:?}", other.0, other.1),
     };
     stage.verdict(question, observed, "sent means: copied into the kernel. Then the server threw it away")
 }
@@ -78,7 +79,7 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     let (client_sock, conn_sock) = connected()?;
     let pair = Pair::of(&client_sock)?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
-    client_sock.set_nonblocking(true).at("ioctl", pair.local)?;
+    client_sock.set_nonblocking(true).at("fcntl", pair.local)?;
     // More than both ends' kernels may keep for one connection.
     let offered = largest("tcp_wmem")? + largest("tcp_rmem")? + (1 << 20);
     let message = vec![0; offered];

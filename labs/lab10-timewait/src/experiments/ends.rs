@@ -2,12 +2,13 @@
 
 use std::{
     net::{Ipv4Addr, Shutdown, SocketAddr},
-    os::fd::AsRawFd,
+    os::fd::{AsFd, AsRawFd},
 };
 
 use anyhow::{Context, Result, ensure};
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, poll},
     sys::{
         signal::{Signal, kill},
         socket::{MsgFlags, recv, send},
@@ -21,6 +22,9 @@ use shared::{
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, acknowledged, connected_pair, listening};
+
+/// Once a buffer has had no room for so long, it is full: acknowledgements are on their way for microseconds.
+const NO_ROOM_MS: u8 = 50;
 
 /// The ends that are left in TIME-WAIT: client's, server's.
 type Left = (bool, bool);
@@ -75,8 +79,8 @@ fn one_first(stage: &mut Stage, first: (&str, Socket), second: (&str, Socket)) -
 fn both_at_once(stage: &mut Stage, client_sock: Socket, conn_sock: Socket) -> Result<Left> {
     let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
-    for fd in [client_fd, conn_fd] {
-        while send(fd, &[b'a'; 65536], MsgFlags::MSG_DONTWAIT) != Err(Errno::EAGAIN) {}
+    for sock in [&client_sock, &conn_sock] {
+        fill(sock)?;
     }
     client_sock.shutdown(Shutdown::Write).at("shutdown", "")?;
     stage.client(format_args!("shutdown({client_fd}, SHUT_WR) = 0"));
@@ -95,6 +99,22 @@ fn both_at_once(stage: &mut Stage, client_sock: Socket, conn_sock: Socket) -> Re
     let left = settled(stage, [("client", client), ("server", server)]);
     drop((client_sock, conn_sock)); // close(2): nothing is left to be sent
     left
+}
+
+/// Sends until neither the other end's window nor this end's buffer has room.
+fn fill(sock: &Socket) -> Result<()> {
+    loop {
+        match send(sock.as_raw_fd(), &[b'a'; 65536], MsgFlags::MSG_DONTWAIT) {
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => {
+                let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
+                if poll(&mut fds, NO_ROOM_MS) == Ok(0) {
+                    return Ok(());
+                }
+            }
+            Err(errno) => return Ok(Err(errno).at("send", "")?),
+        }
+    }
 }
 
 fn to_the_end(fd: i32) -> Result<()> {

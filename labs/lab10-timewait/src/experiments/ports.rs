@@ -44,11 +44,13 @@ pub const PORT_RANGE: Need = Need {
 
 /// connect may take over a TIME-WAIT, on loopback at least.
 pub const REUSE: Need = Need {
-    what: "net.ipv4.tcp_tw_reuse=2 and net.ipv4.tcp_timestamps=1, as by default",
-    provided_by: "as root: sysctl net.ipv4.tcp_tw_reuse=2 net.ipv4.tcp_timestamps=1",
+    what: "tcp_tw_reuse=2, tcp_tw_reuse_delay=1000 and tcp_timestamps=1 in net.ipv4, as by default",
+    provided_by: "as root: sysctl net.ipv4.tcp_tw_reuse=2, and so on",
     met: || {
         let on = |file| fs::read_to_string(file).is_ok_and(|value| value.trim() != "0");
-        on(TW_REUSE) && on("/proc/sys/net/ipv4/tcp_timestamps")
+        // Since Linux 6.14; before, it is a second of the clock.
+        let delay = fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse_delay").unwrap_or("1000".into());
+        on(TW_REUSE) && on("/proc/sys/net/ipv4/tcp_timestamps") && delay.trim() == "1000"
     },
 };
 
@@ -89,7 +91,7 @@ pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
     enum Again {
         AtOnce,
         AfterASecond,
-        AfterAMinute,
+        NotSoon,
     }
     let setting = fs::read_to_string(TW_REUSE).at("open", TW_REUSE)?;
     let (listen_sock, server_addr) = listening(false)?;
@@ -100,7 +102,7 @@ pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
         [
             ("at once: the old connection is closed", Again::AtOnce),
             ("after about a second", Again::AfterASecond),
-            ("after a minute, when TIME-WAIT is over", Again::AfterAMinute),
+            ("not within five seconds: after a minute, when TIME-WAIT is over", Again::NotSoon),
         ],
         Predicts { source: None, kit: Again::AfterASecond },
     )?;
@@ -130,7 +132,7 @@ pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
             let sock = with_range(range)?;
             Ok(sock.connect(&server_addr.into()).is_ok().then_some(sock))
         });
-        let Ok(sock) = seen else { return stage.verdict(question, Again::AfterAMinute, "") };
+        let Ok(sock) = seen else { return stage.verdict(question, Again::NotSoon, "") };
         if closed.elapsed() < FIRST_MOMENT && !last_try {
             stage.say("again", "a new second began just then");
             continue;

@@ -56,7 +56,7 @@ pub fn closed(stage: &mut Stage) -> Result<Verdict> {
             ("bound CLOSED, client ESTABLISHED, its last", (Some(State::Closed), Some(State::Established))),
             ("both CLOSED", (Some(State::Closed), Some(State::Closed))),
         ],
-        Predicts { source: Some((None, None)), kit: (Some(State::Closed), Some(State::Closed)) },
+        Predicts { source: None, kit: (Some(State::Closed), Some(State::Closed)) },
     )?;
     let mut told = [None, None];
     for (state, (who, sock)) in told.iter_mut().zip([("bound", &bound_sock), ("client", &client_sock)]) {

@@ -81,7 +81,7 @@ pub fn close_wait(stage: &mut Stage) -> Result<Verdict> {
         [
             ("recv, once it has returned 0", EndedBy::Recv),
             ("a timer of the kernel", EndedBy::Timer),
-            ("only the server's own shutdown or close", EndedBy::Close),
+            ("only the server's own shutdown or close, or a reset", EndedBy::Close),
         ],
         Predicts { source: Some(EndedBy::Close), kit: EndedBy::Close },
     )?;
