@@ -103,12 +103,13 @@ done <<'END'
 ss          iproute2            shows sockets, all there is to know
 netstat     net-tools           shows sockets, the older way
 ip          iproute2            makes the private networks of some experiments
-nc          netcat-openbsd      a foreign client or server
+nc          netcat-openbsd      a foreign client or server; the sheets use it
 ncat        ncat                the same, with more options
 socat       socat               the same, with every socket option
 python3     python3             runs the lecture's own programs
 strace      strace              shows system calls, checks what labs print
 tmux        tmux                scripts/classroom.sh
+iperf3      iperf3              cargo bench of lab04 and lab08
 shellcheck  shellcheck          checks these scripts
 END
 if ! have unshare; then

@@ -265,7 +265,11 @@ from_netstat() {
         read -r process <<<"$rest" # without the blanks around it
         case $process in
         -) if [[ $inode != 0 ]]; then process='?'; fi ;;
-        *) process=${process#*/}/${process%%/*} ;;
+        *) # its name as ss writes it: netstat's may be cut in the path
+            m=("${process#*/}" "${process%%/*}")
+            read -r process 2>/dev/null <"/proc/${m[1]}/comm" || process=${m[0]}
+            process+=/${m[1]}
+            ;;
         esac
         if [[ $state == LISTEN ]]; then sendq='?'; fi # it writes 0
         row "${proto%6}" "$state" "$recvq" "$sendq" "$local_addr" \

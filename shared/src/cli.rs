@@ -15,7 +15,7 @@ pub struct DemoArgs {
     /// Experiments to play, by name or number; all if none is named
     #[arg(value_name = "NAME|NUMBER")]
     pub names: Vec<String>,
-    /// List number, name, claim and source; no answers
+    /// List number, name, claim and source; no answers. * marks the three to remember
     #[arg(long)]
     pub list: bool,
     /// For the projector: one experiment a screen, each question waits for the class

@@ -14,13 +14,11 @@ compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or ne
 
 #[cfg(target_os = "linux")]
 mod cli;
-#[cfg(target_os = "linux")]
 mod errors;
 #[cfg(target_os = "linux")]
 pub mod kernel;
 #[cfg(target_os = "linux")]
 mod role;
-#[cfg(target_os = "linux")]
 mod screen;
 #[cfg(target_os = "linux")]
 mod stage;

@@ -2,7 +2,6 @@
 
 use std::fmt::Display;
 use std::io::{ErrorKind, IsTerminal, Write, stdin, stdout};
-use std::process::exit;
 
 /// What a program killed by SIGPIPE leaves behind: 128 + 13, as `cat FILE | head -1` does.
 const EXIT_CLOSED_PIPE: i32 = 141;
@@ -69,9 +68,13 @@ impl Screen {
 
 /// Writes to standard output and flushes. A closed pipe ends the program quietly; `println!` would panic.
 fn write_or_end(text: impl Display) {
+    if cfg!(test) {
+        #[expect(clippy::print_stdout, reason = "into the output of the test, which its harness captures")]
+        return print!("{text}");
+    }
     let mut out = stdout().lock();
     if let Err(error) = write!(out, "{text}").and_then(|()| out.flush()) {
-        exit(if error.kind() == ErrorKind::BrokenPipe { EXIT_CLOSED_PIPE } else { 1 });
+        std::process::exit(if error.kind() == ErrorKind::BrokenPipe { EXIT_CLOSED_PIPE } else { 1 });
     }
 }
 

@@ -29,7 +29,7 @@ use std::{
 };
 
 use anyhow::Result;
-use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind, value_parser};
 use shared::{DemoArgs, socket_addr};
 
 use crate::fate::Rates;
@@ -88,8 +88,8 @@ struct ReceiveArgs {
     #[arg(long)]
     numbered: bool,
     /// Messages to receive before it ends
-    #[arg(long, default_value_t = 1, value_name = "N")]
-    messages: usize,
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = value_parser!(u32).range(1..))]
+    messages: u32,
     /// Set SO_RCVBUF: bytes for datagrams that wait (the kernel doubles it for its own overhead)
     #[arg(long, value_name = "BYTES")]
     rcvbuf: Option<u32>,
@@ -118,7 +118,7 @@ struct SendArgs {
     #[arg(long)]
     numbered: bool,
     /// Send the whole message so many times, half a second apart: with --numbered a later copy fills the holes
-    #[arg(long, default_value_t = 1, value_name = "N")]
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = value_parser!(u32).range(1..))]
     copies: u32,
     /// Wait so long after each block
     #[arg(long, default_value_t = 0, value_name = "MS")]
@@ -148,7 +148,7 @@ struct RelayArgs {
     #[arg(long, default_value_t = 20, value_name = "MS")]
     delay_ms: u16,
     /// Lose exactly these, counted from 1, whatever the rates say
-    #[arg(long, value_name = "N,N", value_delimiter = ',')]
+    #[arg(long, value_name = "N,N", value_delimiter = ',', value_parser = value_parser!(u64).range(1..))]
     lose: Vec<u64>,
     /// Wait for Enter before each socket call
     #[arg(long)]

@@ -59,7 +59,7 @@ struct ListenArgs {
     #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
     address: SocketAddr,
     /// Limit of the accept queue; the lecture's 0
-    #[arg(long, default_value_t = 0, value_name = "N")]
+    #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
     backlog: i32,
     /// Wait for Enter before each socket call
     #[arg(long)]

@@ -108,6 +108,9 @@ fn message(
             },
         };
         show(screen, blocks.add(bytes_read));
+        if args.pause {
+            show(screen, blocks.take());
+        }
         message.extend(&buffer[..bytes_read]);
         if message.len() > MESSAGE_LIMIT {
             break Err(anyhow!("recv: more than {MESSAGE_LIMIT} bytes without an end: this program keeps no more"));
