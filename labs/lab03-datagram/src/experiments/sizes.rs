@@ -161,7 +161,7 @@ pub fn text(stage: &mut Stage) -> Result<Verdict> {
     let (fd, receive_fd) = (sock.as_raw_fd(), receive_sock.as_raw_fd());
 
     let question = stage.ask(
-        "How many bytes carry \"Hello world!\", and how many Estonian for truth: t, U+00F5, d, e?",
+        "How many bytes carry \"Hello world!\", and how many t, U+00F5, d, e, the Estonian for truth?",
         [
             ("13 and 5: a zero byte ends each text", [13, 5]),
             ("12 and 4", [12, 4]),
