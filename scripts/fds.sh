@@ -20,8 +20,8 @@
 #   State    as in RFC 9293; UNCONN is a UDP socket without a fixed peer.
 #   `in no table' is a TCP socket that neither listens nor is connected, a UDP
 #   socket that is not bound, or one of another family, such as netlink.
-# What you never see here: TIME-WAIT. Its descriptor was closed, its inode is
-# 0, only the kernel still has it: scripts/states.sh PORT shows it.
+# What you never see here: TIME-WAIT. Its inode is 0, only the kernel has it,
+# even where a descriptor is still open: scripts/states.sh PORT shows it.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -101,4 +101,4 @@ say 'socket:[N]: N is its inode, and the socket tables have the same number'
 if [[ $out == *' in no table'* ]]; then
     say 'in no table: TCP unconnected and not listening, UDP unbound, others'
 fi
-say 'never here: TIME-WAIT; no descriptor, inode 0, only the kernel has it'
+say 'never here: TIME-WAIT; its inode is 0, only the kernel has it'
