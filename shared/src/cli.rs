@@ -61,8 +61,7 @@ fn tell(message: impl Display) {
 /// # Errors
 /// The notes hold no section of that name.
 pub fn sheet(notes: &str, lab: &str) -> Result<ExitCode> {
-    let heading = format!("## {lab}");
-    let from = notes.find(&heading).with_context(|| format!("NOTES.md has no section {lab}"))?;
+    let from = notes.find(&format!("## {lab}")).with_context(|| format!("NOTES.md has no section {lab}"))?;
     let section = &notes[from..];
     let to = section.match_indices("\n## ").next().map_or(section.len(), |(at, _)| at);
     let plain = |line: &&str| !matches!(line.trim(), "<details>" | "</details>");

@@ -1,6 +1,6 @@
 //! Errors as the labs print them: call, address, errno by name and number, its text, and one command that helps.
 
-use std::{fmt, io};
+use std::{error::Error, fmt, io};
 
 use nix::errno::Errno;
 
@@ -25,16 +25,16 @@ pub trait At<T> {
     fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError>;
 }
 
-impl<T, E: Numbered + fmt::Display> At<T> for Result<T, E> {
+impl<T, E: Error + 'static> At<T> for Result<T, E> {
     fn at(self, call: &'static str, address: impl fmt::Display) -> Result<T, CallError> {
         self.map_err(|error| {
             let (address, text) = (address.to_string(), error.to_string());
-            CallError { call, address, errno: error.errno(), text }
+            CallError { call, address, errno: errno(&error), text }
         })
     }
 }
 
-impl std::error::Error for CallError {}
+impl Error for CallError {}
 
 impl fmt::Display for CallError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,29 +67,17 @@ impl CallError {
     }
 }
 
-/// An error with a number.
-pub trait Numbered {
-    /// Its errno, if the kernel gave one.
-    fn errno(&self) -> Option<Errno>;
-}
-
-impl Numbered for Errno {
-    fn errno(&self) -> Option<Errno> {
-        Some(*self)
-    }
-}
-
-impl Numbered for io::Error {
-    fn errno(&self) -> Option<Errno> {
-        self.raw_os_error().map(Errno::from_raw)
-    }
+/// Its errno, if the kernel gave one.
+fn errno(error: &(dyn Error + 'static)) -> Option<Errno> {
+    let number = || error.downcast_ref::<io::Error>()?.raw_os_error();
+    error.downcast_ref().copied().or_else(|| number().map(Errno::from_raw))
 }
 
 /// A result as strace prints it: `0`, `12`, or `-1 EPIPE (Broken pipe)`.
-pub fn returned<T: fmt::Debug, E: Numbered + fmt::Display>(result: &Result<T, E>) -> String {
+pub fn returned<T: fmt::Debug, E: Error + 'static>(result: &Result<T, E>) -> String {
     match result {
         Ok(value) => format!("{value:?}").replace("()", "0"),
-        Err(error) => match error.errno() {
+        Err(error) => match errno(error) {
             Some(errno) => format!("-1 {errno:?} ({})", text(errno)),
             None => format!("-1 {error}"),
         },

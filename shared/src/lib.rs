@@ -29,7 +29,7 @@ mod stop;
 pub use self::{
     cli::{DemoArgs, run, sheet, socket_addr},
     errors::{At, CallError, returned},
-    role::{NotSeen, Role, wait_until},
+    role::{NAMESPACE, NotSeen, Role, wait_until},
     screen::{Screen, escaped},
     stage::{Experiment, Lesson, Need, Predicts, Question, Stage, Verdict, play},
     stop::{Pause, Stop},

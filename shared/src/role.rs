@@ -12,7 +12,7 @@ use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
 
-use crate::At;
+use crate::{At, Need};
 
 /// How long a program may take to answer before its silence is the finding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
@@ -96,6 +96,16 @@ impl Role {
     /// What fork(2) and execve(2) say.
     pub fn spawn(command: &mut Command) -> Result<Role> {
         Role::spawn_on(command, Stdio::piped())
+    }
+
+    /// As [`Role::start`], in a user and network namespace of its own, with root's rights in it and lo up. See [`NAMESPACE`].
+    ///
+    /// # Errors
+    /// What fork(2) and execve(2) say. What unshare(1) and ip(8) say is thrown away.
+    pub fn start_in_namespace(args: &[&str]) -> Result<Role> {
+        let mut unshare = Command::new("unshare");
+        unshare.args(["-Urn", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
+        Role::spawn(unshare.arg(std::env::current_exe()?).args(args).stderr(Stdio::null()))
     }
 
     /// As [`Role::spawn`], with another standard input, such as a pseudo-terminal.
@@ -196,6 +206,13 @@ impl Role {
         Ok(status)
     }
 }
+
+/// For an experiment with [`Role::start_in_namespace`].
+pub const NAMESPACE: Need = Need {
+    what: "a private user and network namespace (unshare -Urn, ip)",
+    provided_by: "apt-get install util-linux iproute2; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    met: || Role::start_in_namespace(&["--version"]).is_ok_and(|mut role| role.line_with("lab").is_ok()),
+};
 
 impl Drop for Role {
     fn drop(&mut self) {

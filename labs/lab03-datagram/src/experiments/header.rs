@@ -1,21 +1,18 @@
 //! The eight bytes in front of the payload, as they went over lo.
 
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use shared::{Need, Predicts, Role, Stage, Verdict};
+use shared::{NAMESPACE, Need, Predicts, Role, Stage, Verdict};
 
 use crate::capture::MESSAGE;
 
 /// A private user and network namespace has a loopback of its own, and in it the capability to look at packets.
 pub const CAPTURE: Need = Need {
     what: "a private user and network namespace (unshare -Urn, ip), or CAP_NET_RAW",
-    provided_by: "apt-get install util-linux iproute2; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    provided_by: NAMESPACE.provided_by,
     met: || captured().is_ok(),
 };
-
-/// In the new namespace lo is down, and the lecture's ports are free. This same program takes the shell's place.
-const IN_NAMESPACE: &str = "ip link set lo up && exec \"$0\" capture 7777 7778";
 
 /// What stands in the checksum field.
 #[derive(Debug, PartialEq)]
@@ -77,15 +74,14 @@ fn sum(parts: &[&[u8]]) -> u16 {
 
 /// The packet with "Hello world!", from its IP header on, captured by a child of this program.
 fn captured() -> Result<Vec<u8>> {
-    let program = std::env::current_exe()?;
-    let in_namespace = ["-Urn", "sh", "-c", IN_NAMESPACE];
-    let captured = in_child(Command::new("unshare").args(in_namespace).arg(&program));
-    // Where there are no namespaces: with CAP_NET_RAW on everybody's lo.
-    captured.or_else(|_| in_child(Command::new(&program).args(["capture", "0", "0"])))
+    // In the namespace the lecture's ports are free.
+    let captured = Role::start_in_namespace(&["capture", "7777", "7778"]).and_then(from_child);
+    let mut here = Command::new(std::env::current_exe()?);
+    here.args(["capture", "0", "0"]).stderr(Stdio::null());
+    captured.or_else(|_| from_child(Role::spawn(&mut here)?)) // with CAP_NET_RAW, on everybody's lo
 }
 
-fn in_child(command: &mut Command) -> Result<Vec<u8>> {
-    let mut child = Role::spawn(command.stderr(std::process::Stdio::null()))?;
+fn from_child(mut child: Role) -> Result<Vec<u8>> {
     let line = child.line_with("packet ")?;
     let hex = line.trim_start_matches("packet ").as_bytes();
     let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair)?, 16).context("not hexadecimal");

@@ -3,19 +3,17 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use shared::{Need, Predicts, Role, Stage, Verdict};
+use shared::{NAMESPACE, Need, Predicts, Role, Stage, Verdict};
 
 use crate::capture::MESSAGE;
 
 /// A private user and network namespace has a loopback of its own, and in it the capability to look at packets.
 pub const CAPTURE: Need = Need {
     what: "a private user and network namespace (unshare -Urn, ip), or CAP_NET_RAW",
-    provided_by: "apt-get install util-linux iproute2; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
+    provided_by: NAMESPACE.provided_by,
     met: || captured().is_ok(),
 };
 
-/// In the new namespace lo is down; then this same program takes the shell's place.
-const IN_NAMESPACE: &str = "ip link set lo up && exec \"$0\" capture";
 /// Before the options: RFC 9293 3.1.
 const FIXED_PART: usize = 20;
 
@@ -123,14 +121,13 @@ fn options(mut bytes: &[u8]) -> Result<Vec<String>> {
 
 /// The SYN and the segment with the message, from the IP header on, captured by a child of this program.
 fn captured() -> Result<[Vec<u8>; 2]> {
-    let program = std::env::current_exe()?;
-    let in_namespace = ["-Urn", "sh", "-c", IN_NAMESPACE];
-    let captured = in_child(Command::new("unshare").args(in_namespace).arg(&program));
-    captured.or_else(|_| in_child(Command::new(&program).arg("capture"))) // with CAP_NET_RAW, on everybody's lo
+    let captured = Role::start_in_namespace(&["capture"]).and_then(from_child);
+    let mut here = Command::new(std::env::current_exe()?);
+    here.arg("capture").stderr(Stdio::null());
+    captured.or_else(|_| from_child(Role::spawn(&mut here)?)) // with CAP_NET_RAW, on everybody's lo
 }
 
-fn in_child(command: &mut Command) -> Result<[Vec<u8>; 2]> {
-    let mut child = Role::spawn(command.stderr(Stdio::null()))?;
+fn from_child(mut child: Role) -> Result<[Vec<u8>; 2]> {
     Ok([from_hex(&child.line_with("syn ")?)?, from_hex(&child.line_with("message ")?)?])
 }
 

@@ -1,10 +1,10 @@
 //! How long it lasts, read from the kernel's own timer, and what does not change that.
 
-use std::{fs, process::Command, time::Duration};
+use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
 use shared::{
-    At, Need, Predicts, Role, Stage, Verdict,
+    At, Predicts, Role, Stage, Verdict,
     kernel::{Pair, State, wait_for_state},
 };
 
@@ -14,13 +14,6 @@ use crate::fin_timeout;
 const FIN_TIMEOUT: &str = "/proc/sys/net/ipv4/tcp_fin_timeout";
 /// So short that nobody has to wait for it.
 const CHANGED_TO: &str = "1";
-
-/// A private user and network namespace has settings of its own, and in it the right to change them.
-pub const NAMESPACE: Need = Need {
-    what: "a private user and network namespace (unshare -Urn, ip)",
-    provided_by: "apt-get install util-linux iproute2; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-    met: || in_namespace("exit", "0").is_ok_and(|mut role| role.wait_for_end().is_ok_and(|status| status.success())),
-};
 
 pub fn how_long(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
@@ -75,7 +68,7 @@ pub fn fin_timeout(stage: &mut Stage) -> Result<Verdict> {
     )?;
     let outside = fs::read_link(fin_timeout::NAMESPACE).at("readlink", fin_timeout::NAMESPACE)?;
     let outside = outside.to_str().context("no namespace")?;
-    let mut role = in_namespace("exec \"$0\" fin-timeout \"$1\" \"$2\"", outside)?;
+    let mut role = Role::start_in_namespace(&["fin-timeout", CHANGED_TO, outside])?;
     let line = role.line_with("timers ")?;
     let seen = line.trim_start_matches("timers ").trim();
     stage.say("private", seen);
@@ -94,13 +87,4 @@ pub fn fin_timeout(stage: &mut Stage) -> Result<Verdict> {
 
 fn setting() -> Result<String> {
     Ok(fs::read_to_string(FIN_TIMEOUT).at("open", FIN_TIMEOUT)?.trim().into())
-}
-
-/// A shell in a namespace of its own, where lo is up; $0 is this program.
-fn in_namespace(command: &str, outside: &str) -> Result<Role> {
-    let script = format!("ip link set lo up && {command}");
-    let program = std::env::current_exe()?;
-    let mut unshare = Command::new("unshare");
-    unshare.args(["-Urn", "sh", "-c", &script]).arg(program).args([CHANGED_TO, outside]);
-    Role::spawn(unshare.stderr(std::process::Stdio::null()))
 }

@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use shared::{
-    At, Experiment, Lesson,
+    At, Experiment, Lesson, NAMESPACE,
     kernel::{Pair, State, wait_for_state},
 };
 use socket2::{Domain, Socket, Type};
@@ -63,7 +63,7 @@ pub const LESSON: Lesson = Lesson {
             starred: false,
             claim: "The setting tcp_fin_timeout shortens the wait.",
             source: "ours",
-            needs: &[minute::NAMESPACE],
+            needs: &[NAMESPACE],
             play: minute::fin_timeout,
         },
         Experiment {
