@@ -56,7 +56,7 @@ impl CallError {
         Some(match (self.call, self.errno) {
             (_, Some(EADDRINUSE)) => format!("see what has the port, TIME-WAIT too: scripts/states.sh {port}"),
             ("bind", Some(EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
-            ("connect", Some(EADDRNOTAVAIL)) => format!("see who has all ports to there: ss -tan dport = :{port}"),
+            ("connect", Some(EADDRNOTAVAIL)) => format!("see what uses the ports up: ss -tan dport = :{port}"),
             (_, Some(EADDRNOTAVAIL | ENODEV)) => "see the addresses of this machine: ip addr".into(),
             ("connect", Some(ECONNREFUSED)) => format!("start the server; see who listens: scripts/states.sh {port}"),
             ("connect", Some(ETIMEDOUT | EHOSTUNREACH | ENETUNREACH)) => format!("see the way: ip route get {host}"),
