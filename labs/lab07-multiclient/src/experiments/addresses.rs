@@ -132,6 +132,7 @@ pub fn who_may_bind(stage: &mut Stage) -> Result<Verdict> {
         drop(first_sock); // close(2): FIN
         let at_end = recv(second_sock.as_raw_fd(), &mut [0; 8], MsgFlags::empty()).at("recv", server_addr)?;
         anyhow::ensure!(at_end == 0, "recv returned {at_end} bytes instead of end of stream");
+        wait_for_state(first_end, Some(State::FinWait2), LIMIT)?; // or a late ACK may cost TIME-WAIT: lab10, how-long
         drop(second_sock); // close(2): the other FIN
         drop(listen_sock);
         wait_for_state(first_end, Some(State::TimeWait), LIMIT)?;

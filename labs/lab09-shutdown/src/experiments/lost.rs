@@ -163,6 +163,7 @@ pub fn linger_0(stage: &mut Stage) -> Result<Verdict> {
     let end = recv(conn_fd, &mut [0; 1024], MsgFlags::empty());
     stage.server(format_args!("recv({conn_fd}, 1024) = {}", returned(&end)));
     ensure!(end == Ok(0), "the server's recv returned {end:?} instead of end of stream");
+    wait_for_state(client, Some(State::FinWait2), LIMIT)?; // or a late ACK may cost TIME-WAIT: lab10, how-long
     drop(conn_sock); // close(2)
     stage.server(format_args!("close({conn_fd}) = 0"));
     wait_for_state(client, Some(State::TimeWait), LIMIT)?;

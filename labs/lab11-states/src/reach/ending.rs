@@ -76,6 +76,7 @@ pub fn time_wait(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
     log.next(format_args!("recv({conn_fd}, 1024)"));
     let end = recv(conn_fd, &mut [0; 1024], MsgFlags::empty());
     log.say("server", format_args!("recv({conn_fd}, 1024) = {}", returned(&end)));
+    wait_for_state(pair, Some(State::FinWait2), LIMIT)?; // or a late ACK may cost us TIME-WAIT: lab10-timewait, how-long
 
     log.next(format_args!("close({conn_fd})"));
     drop(conn_sock); // close(2): FIN
