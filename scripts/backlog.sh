@@ -72,15 +72,4 @@ picture() {
 }
 
 find_source
-if [[ $watch == no ]]; then
-    picture
-    exit 0
-fi
-trap 'exit 0' INT TERM
-while :; do
-    now=$(picture)
-    if [[ -t 1 ]]; then printf '\033[H\033[2J'; fi
-    say "$now"
-    if [[ ! -t 1 ]]; then say ''; fi
-    sleep 1
-done
+show_picture

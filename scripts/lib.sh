@@ -57,6 +57,24 @@ take_port_and_watch() {
     [[ -n $port ]] || usage 'which port?'
 }
 
+# Prints what the script's function `picture` prints: once, or with `watch`
+# every second until Ctrl-C; on a terminal always at the same place.
+show_picture() {
+    local now
+    if [[ $watch == no ]]; then
+        picture
+        return
+    fi
+    trap 'exit 0' INT TERM
+    while :; do
+        now=$(picture)
+        if [[ -t 1 ]]; then printf '\033[H\033[2J'; fi
+        say "$now"
+        if [[ ! -t 1 ]]; then say ''; fi
+        sleep 1
+    done
+}
+
 # ---- the kit's folders ------------------------------------------------------
 
 # find_lab NAME: 7, 07 or lab07-multiclient -> `lab`, the folder's name.

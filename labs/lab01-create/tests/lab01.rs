@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use shared::kernel::udp_sockets;
 use testkit::{
-    Demo, Role, TempDir, as_ordinary_account, descriptors, have, root, run, signal, skip_without, wait_until,
+    Demo, Role, TempDir, as_ordinary_account, descriptors, ends_well, have, root, run, signal, skip_without, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab01-create");
@@ -129,7 +129,7 @@ fn hold_waits_as_long_as_it_was_told() {
     let started = Instant::now();
     let (mut hold, _, _) = hold(&["--seconds", "1"]);
     hold.wait_for("Terminating ...\n").unwrap();
-    assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut hold);
     assert!(started.elapsed() >= Duration::from_secs(1), "after {:?}", started.elapsed());
 }
 
@@ -278,7 +278,7 @@ fn ctrl_c_closes_the_socket_and_says_so() {
     let (mut hold, _, _) = hold(&["--type", "stream"]);
     signal(&hold, Signal::SIGINT);
     hold.wait_for("Closing the TCP socket ...\nTerminating ...\n").unwrap();
-    assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut hold);
 }
 
 #[test]

@@ -14,8 +14,8 @@ use std::{
 use nix::{sys::signal::Signal, unistd::geteuid};
 use shared::kernel::{Row, udp_sockets};
 use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, copy_program, failed, have, root, run, signal, skip_without,
-    wait_until,
+    Demo, Finished, Role, TempDir, as_ordinary_account, copy_program, ends_well, failed, have, interrupt, root, run,
+    signal, skip_without, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab02-bind");
@@ -102,7 +102,7 @@ fn hold_prints_what_the_lecture_prints_and_ends_with_enter() {
         hold.wait_for("Press Enter to terminate ...").unwrap();
         hold.type_line("").unwrap();
         hold.wait_for("Terminating ...\n").unwrap();
-        assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
+        ends_well(&mut hold);
         let expected = format!(
             "Application started\nOS assigned process id: {}\n{protocol} Socket created\n\
              File descriptor assigned by OS:  N\nSocket is bound to {addr}\nPress Enter to terminate ...",
@@ -121,7 +121,7 @@ fn hold_prints_what_the_lecture_prints_and_ends_with_enter() {
 fn hold_ends_with_its_input_and_only_a_whole_line_is_enter() {
     let (mut hold, _) = hold(&[]);
     hold.input = None;
-    assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut hold);
     let ended = run(Command::new("bash").args(["-c", "printf 'no newline' | \"$0\" hold 127.0.0.1:0", LAB]));
     assert_eq!(ended.code(), 0);
     assert!(ended.stdout.ends_with("Terminating ...\n"), "{ended:?}");
@@ -328,20 +328,19 @@ fn pause_waits_before_each_call() {
     assert!(!hold.printed().contains("Terminating"));
     hold.type_line("").unwrap();
     hold.wait_for("Terminating ...\n").unwrap();
-    assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut hold);
 }
 
 #[test]
 fn ctrl_c_ends_a_pause_too_and_the_port_is_free_again() {
     let mut paused = Role::spawn(Command::new(LAB).args(["hold", "127.0.0.1:0", "--tcp", "--pause"])).unwrap();
     paused.wait_for("next: socket(AF_INET, SOCK_STREAM, 0)").unwrap();
-    signal(&paused, Signal::SIGINT);
-    assert_eq!(paused.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut paused);
 
     let (mut hold, addr) = hold_at(&free_again(28_000), &["--tcp"]);
     signal(&hold, Signal::SIGTERM);
     hold.wait_for("Terminating ...\n").unwrap();
-    assert_eq!(hold.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut hold);
     hold_at(&addr.to_string(), &["--tcp"]);
 }
 
@@ -365,23 +364,17 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
 
 #[test]
 fn a_privileged_port_is_refused_to_an_ordinary_account_and_root_may_have_it() {
-    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
-    if skip_without(start.trim() == "0", "privileged ports", "sysctl net.ipv4.ip_unprivileged_port_start=1024") {
-        return;
-    }
-    let folder = TempDir::new();
     for (option, addr) in [("--udp", "127.0.0.1:1"), ("--tcp", "127.0.0.1:1"), ("--tcp", "0.0.0.0:1")] {
-        let (code, stderr) = failed(as_ordinary_account(LAB, &folder).args(["hold", addr, option]));
-        assert_eq!(code, 1);
-        let expected = format!(
-            "lab02: bind {addr}: EACCES (13) Permission denied\n  hint: see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start\n"
-        );
-        assert_eq!(stderr, expected);
+        testkit::assert_privileged_port_is_refused(LAB, &["hold", addr, option], addr);
     }
     if only_for_root() {
         return;
     }
+    let start = fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start").unwrap();
     let start: u16 = start.trim().parse().unwrap();
+    if start == 0 {
+        return; // no port is privileged: the skip above has said so
+    }
     // Not every one may be free.
     let may = (1..start).rev().take(50).any(|port| {
         let Finished { stdout, stderr, .. } = run(Command::new(LAB).args(["hold", &format!("127.0.0.1:{port}")]));

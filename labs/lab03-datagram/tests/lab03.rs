@@ -12,7 +12,8 @@ use std::{
 use nix::sys::signal::Signal;
 use shared::kernel::{Row, State, udp_sockets};
 use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, failed, have, root, run, signal, skip_without, wait_until,
+    Demo, Finished, Role, TempDir, as_ordinary_account, ends_well, failed, have, interrupt, root, run, signal,
+    skip_without, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab03-datagram");
@@ -96,7 +97,7 @@ fn sender_and_receiver_print_what_the_lecture_prints() {
         role.wait_for(text).unwrap();
         role.wait_for("Press Enter to terminate ...\n").unwrap();
         role.type_line("").unwrap();
-        assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+        ends_well(role);
         role.wait_for("Terminating ...\n").unwrap();
     }
     let ends = "Payload length 12 bytes: [Hello world!]\nPress Enter to terminate ...\nClosing the UDP socket ...\nTerminating ...\n";
@@ -145,8 +146,7 @@ fn empty_and_utf8_messages_arrive_as_the_bytes_they_are() {
     let (sock, _) = foreign();
     sock.send_to(b"\x1b[2J\xff", addr).unwrap();
     receive.wait_for("Payload length 5 bytes: [\\u{1b}[2J\\xff]\n").unwrap();
-    signal(&receive, Signal::SIGINT);
-    assert_eq!(receive.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut receive);
     receive.wait_for("Closing the UDP socket ...\nTerminating ...\n").unwrap();
 }
 
@@ -322,8 +322,7 @@ fn a_receiver_with_a_deadline_gives_up_and_one_without_waits_for_ctrl_c() {
 
     let (mut patient, _) = receive(&[]);
     patient.wait_for_within("never printed", Duration::from_millis(300)).unwrap_err();
-    signal(&patient, Signal::SIGINT);
-    assert_eq!(patient.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut patient);
     patient.wait_for("Terminating ...\n").unwrap();
 }
 
@@ -338,7 +337,7 @@ fn ctrl_c_and_the_end_of_input_end_a_sender_that_waits_for_enter() {
         } else {
             send.input = None;
         }
-        assert_eq!(send.wait_for_end().unwrap().code(), Some(0));
+        ends_well(&mut send);
         send.wait_for("Closing the UDP socket ...\nTerminating ...\n").unwrap();
     }
 }
@@ -366,8 +365,7 @@ fn pause_waits_before_each_call() {
     // Ctrl-C instead of Enter: nothing is sent any more.
     let mut ended = Role::spawn(Command::new(LAB).args(arguments)).unwrap();
     ended.wait_for("next: ").unwrap();
-    signal(&ended, Signal::SIGINT);
-    assert_eq!(ended.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut ended);
     ended.wait_for("Terminating ...\n").unwrap();
     assert!(!ended.printed().contains("Sent message"));
 }

@@ -12,7 +12,9 @@ use std::{
 
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{Demo, Finished, Role, TempDir, failed, have, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab04-chunks");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -64,10 +66,6 @@ fn next(sock: &UdpSocket) -> Vec<u8> {
 fn say(to: SocketAddr, blocks: &[&[u8]]) {
     let (sock, _) = foreign();
     blocks.iter().for_each(|block| assert_eq!(sock.send_to(block, to).unwrap(), block.len()));
-}
-
-fn ends_well(role: &mut Role) {
-    assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
 }
 
 #[test]
@@ -299,8 +297,7 @@ fn a_small_receive_buffer_loses_silently_and_the_receiver_tells_the_kernels_numb
         Ok((unread == 0).then_some(()))
     })
     .unwrap();
-    signal(&receiver, Signal::SIGINT);
-    ends_well(&mut receiver);
+    interrupt(&mut receiver);
     let line = receiver.line_with("The kernel dropped ").unwrap();
     let told: usize = line.split(' ').nth(3).unwrap().parse().unwrap();
     let printed = receiver.printed();
@@ -505,8 +502,7 @@ fn ctrl_c_ends_each_role_in_good_order() {
         let mut role = Role::spawn(Command::new(LAB).args(["send", file, "--port", "0", "--to", &to])).unwrap();
         wait_until("the sender waits for input", LIMIT, || Ok((asleep(&role) && signals_blocked(&role)).then_some(())))
             .unwrap();
-        signal(&role, Signal::SIGINT);
-        ends_well(&mut role);
+        interrupt(&mut role);
         assert_eq!(role.printed(), "", "nothing was sent");
     }
 }

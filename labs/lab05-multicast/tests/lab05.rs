@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use socket2::Socket;
-use testkit::{Demo, Role, TempDir, failed, have, run, signal, skip_without, wait_until};
+use testkit::{Demo, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab05-multicast");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -118,7 +118,7 @@ fn two_receivers_get_what_one_sender_sends_and_all_three_write_the_lectures_log(
 
     signal(&sender, Signal::SIGINT);
     sender.wait_for("Server terminated ...\n").unwrap();
-    assert_eq!(sender.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut sender);
     let printed = sender.printed();
     let lines: Vec<_> = printed.lines().map(without_time).collect();
     let start = [
@@ -137,7 +137,7 @@ fn two_receivers_get_what_one_sender_sends_and_all_three_write_the_lectures_log(
     for mut receiver in receivers {
         signal(&receiver, Signal::SIGINT);
         receiver.wait_for("Client terminated ...\n").unwrap();
-        assert_eq!(receiver.wait_for_end().unwrap().code(), Some(0));
+        ends_well(&mut receiver);
         let printed = receiver.printed();
         let lines: Vec<_> = printed.lines().map(without_time).collect();
         assert_eq!(lines[2], format!("DEBUG Socket bound to {}", group.addr));
@@ -158,7 +158,7 @@ fn a_sender_needs_no_listener_and_no_input_and_keeps_its_interval() {
     slow.wait_for("[1] Multi-cast sent ...\n").unwrap();
     slow.wait_for_within("[2]", Duration::from_millis(500)).unwrap_err(); // 5 s, as in the lecture
     signal(&slow, Signal::SIGTERM);
-    assert_eq!(slow.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut slow);
 }
 
 #[test]
@@ -323,8 +323,7 @@ fn pause_waits_before_each_call() {
             paused.type_line("").unwrap();
         }
         paused.wait_for(ready).unwrap();
-        signal(&paused, Signal::SIGINT);
-        assert_eq!(paused.wait_for_end().unwrap().code(), Some(0));
+        interrupt(&mut paused);
     }
 }
 

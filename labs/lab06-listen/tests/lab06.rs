@@ -9,7 +9,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use testkit::{Demo, Role, TempDir, failed, have, path_with, root, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Role, TempDir, ends_well, failed, have, interrupt, path_with, root, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab06-listen");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -72,7 +74,7 @@ fn server_and_client_name_the_same_two_addresses() {
         role.wait_for("Press Enter to terminate ...\n").unwrap();
         role.type_line("").unwrap();
         role.wait_for("Terminating ...\n").unwrap();
-        assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+        ends_well(role);
     }
 }
 
@@ -85,11 +87,10 @@ fn with_backlog_1_two_clients_get_in_and_the_third_says_that_it_waits() {
     }
     let mut third = client(addr);
     third.wait_for("No answer yet (SYN-SENT)").unwrap();
-    signal(&third, Signal::SIGINT);
-    assert_eq!(third.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut third);
     // End of input ends the listener too; those who waited are reset, which a socket that never reads does not notice.
     listener.input = None;
-    assert_eq!(listener.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut listener);
 }
 
 #[test]
@@ -134,7 +135,7 @@ fn ctrl_c_ends_each_role_while_it_waits() {
     client.wait_for("Press Enter to terminate ...").unwrap();
     for role in [&mut client, &mut server, &mut listener] {
         signal(role, Signal::SIGINT);
-        assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+        ends_well(role);
     }
 }
 
@@ -146,7 +147,7 @@ fn pause_waits_before_each_call() {
         server.type_line("").unwrap();
     }
     signal(&server, Signal::SIGTERM);
-    assert_eq!(server.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut server);
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{Demo, Finished, Role, descriptors, failed, have, run, signal, skip_without, wait_until};
+use testkit::{Demo, Finished, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ fn the_seven_steps_of_the_handout_work() {
     // 6: exit.
     clients[2].type_line("exit").unwrap();
     clients[2].wait_for("> Closing client...\n").unwrap();
-    assert_eq!(clients[2].wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut clients[2]);
     server.wait_for("> Closing connection for client [127.0.0.1:").unwrap();
     // 7: room for two more, not for three.
     let more = [client(addr), client(addr)];
@@ -353,7 +353,7 @@ fn a_foreign_server_is_served_too() {
     client.wait_for("> Server response thrown away: not UTF-8 from byte 0 on\n").unwrap();
     drop(stream);
     client.wait_for("> The server has closed the connection\n> Closing client...\n").unwrap();
-    assert_eq!(client.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut client);
 }
 
 #[test]
@@ -382,7 +382,7 @@ fn a_server_that_never_reads_slows_the_typing_client_not_its_memory_and_ctrl_c_s
     nix::sys::signal::kill(pid, Signal::SIGTERM).unwrap();
     let (mut client, refused) = writer.join().unwrap();
     assert!(refused, "the client took 60 MB that nobody read");
-    assert_eq!(client.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut client);
 }
 
 #[test]
@@ -393,7 +393,7 @@ fn ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once() {
     signal(&first, Signal::SIGINT);
     assert_eq!(to_the_end(&mut stream), "");
     drop(stream);
-    assert_eq!(first.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut first);
     assert!(first.printed().contains("] Client message = racecar\n"), "what had arrived is shown");
     let again = ["server", &addr.port().to_string()];
     Role::spawn(Command::new(LAB).args(again)).unwrap().wait_for("> Server bound to").unwrap();

@@ -1,19 +1,20 @@
 //! Two segments over lo, captured with a packet socket: packet(7) needs CAP_NET_RAW, so it runs as a child of the demo.
 
 use std::{
-    net::{Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use nix::{
     errno::Errno,
     libc,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{At, Screen};
+use shared::{At, Screen, kernel::Pair};
 use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::experiments::connected;
 
 /// What the lecture sends.
 pub const MESSAGE: &[u8] = b"Hello World!";
@@ -46,24 +47,13 @@ pub fn run() -> Result<()> {
 
 /// A connection of its own with one message; both ports, as they stand in front of the client's segments.
 fn one_message() -> Result<[u8; 4]> {
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
-    listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?; // accept hears it too
-    listen_sock.bind(&any_port.into()).at("bind", any_port)?;
-    listen_sock.listen(1).at("listen", any_port)?;
-    let server_addr = local_addr(&listen_sock)?;
-
-    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
-    let client_addr = local_addr(&client_sock)?;
-    let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
-    conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
-
-    send(client_sock.as_raw_fd(), MESSAGE, MsgFlags::empty()).at("send", server_addr)?;
+    let (client_sock, conn_sock) = connected()?;
+    let Pair { local, peer } = Pair::of(&client_sock)?;
+    send(client_sock.as_raw_fd(), MESSAGE, MsgFlags::empty()).at("send", peer)?;
     let mut buffer = [0; 1024];
-    let bytes_read = recv(conn_sock.as_raw_fd(), &mut buffer, MsgFlags::empty()).at("recv", client_addr)?;
+    let bytes_read = recv(conn_sock.as_raw_fd(), &mut buffer, MsgFlags::empty()).at("recv", local)?;
     ensure!(&buffer[..bytes_read] == MESSAGE, "the receiver got {:?}", &buffer[..bytes_read]);
-    let [[a, b], [c, d]] = [client_addr.port().to_be_bytes(), server_addr.port().to_be_bytes()];
+    let [[a, b], [c, d]] = [local.port().to_be_bytes(), peer.port().to_be_bytes()];
     Ok([a, b, c, d])
 }
 
@@ -90,8 +80,4 @@ fn captured(packet_sock: &Socket, ports: &[u8]) -> Result<(Option<String>, Optio
         }
     }
     Ok((syn, message))
-}
-
-fn local_addr(sock: &Socket) -> Result<SocketAddr> {
-    sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")
 }

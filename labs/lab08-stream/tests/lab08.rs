@@ -11,7 +11,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, failed, have, run, signal, skip_without, wait_until,
+    Demo, Finished, Role, TempDir, as_ordinary_account, ends_well, failed, have, interrupt, run, signal, skip_without,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab08-stream");
@@ -70,7 +71,7 @@ fn ended(role: &mut Role) -> String {
     role.wait_for("Press Enter to terminate ...\n").unwrap();
     role.type_line("").unwrap();
     role.wait_for("Terminating ...\n").unwrap();
-    assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+    ends_well(role);
     role.printed()
 }
 
@@ -300,22 +301,21 @@ fn a_sender_that_nobody_reads_waits_says_so_and_hears_ctrl_c() {
     let line = sender.wait_for(" bytes sent\n").unwrap();
     let (sent, all) = line.split_once(" of ").unwrap();
     assert!(sent.parse::<u64>().unwrap() < all.parse().unwrap(), "{line}");
-    assert_eq!(sender.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut sender);
     drop(stream);
 }
 
 #[test]
 fn ctrl_c_ends_the_receiver_in_accept_and_in_recv_and_keeps_what_came() {
     let (mut in_accept, _) = receiver(&[]);
-    signal(&in_accept, Signal::SIGINT);
-    assert_eq!(in_accept.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut in_accept);
     let (mut in_recv, addr) = receiver(&[]);
     let mut stream = TcpStream::connect(addr).unwrap();
     stream.write_all(b"half").unwrap();
     in_recv.wait_for("Received block of 4 from ").unwrap();
     signal(&in_recv, Signal::SIGTERM);
     in_recv.wait_for("Interrupted\nTotal length 4 bytes: [half]\n").unwrap();
-    assert_eq!(in_recv.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut in_recv);
 }
 
 #[test]

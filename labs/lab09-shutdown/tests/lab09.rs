@@ -11,7 +11,7 @@ use std::{
 
 use nix::sys::signal::Signal;
 use shared::kernel::{Pair, State, wait_for_state};
-use testkit::{Demo, Role, failed, have, root, run, signal, skip_without};
+use testkit::{Demo, Role, ends_well, failed, have, root, run, signal, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab09-shutdown");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -48,10 +48,6 @@ fn accepted(listener: &TcpListener) -> TcpStream {
 
 fn is_in(end: Pair, state: Option<State>) {
     wait_for_state(end, state, LIMIT).unwrap();
-}
-
-fn ends_well(role: &mut Role) {
-    assert_eq!(role.wait_for_end().unwrap().code(), Some(0), "{}", role.printed());
 }
 
 #[test]

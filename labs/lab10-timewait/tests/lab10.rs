@@ -16,7 +16,7 @@ use nix::{
 };
 use shared::kernel::{Pair, State, wait_for_state};
 use socket2::{Domain, Socket, Type};
-use testkit::{Demo, Role, TempDir, have, path_with, root, run, signal, skip_without};
+use testkit::{Demo, Role, TempDir, ends_well, have, interrupt, path_with, root, run, signal, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab10-timewait");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -61,15 +61,6 @@ fn left_at_the_server(options: &[&str]) -> (Role, Pair) {
 
 fn is_in(end: Pair, state: Option<State>) {
     wait_for_state(end, state, LIMIT).unwrap();
-}
-
-fn ends_well(role: &mut Role) {
-    assert_eq!(role.wait_for_end().unwrap().code(), Some(0), "{}", role.printed());
-}
-
-fn interrupt(role: &mut Role) {
-    signal(role, Signal::SIGINT);
-    ends_well(role);
 }
 
 fn failed(args: &[&str]) -> (i32, String) {

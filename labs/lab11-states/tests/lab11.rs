@@ -11,8 +11,8 @@ use std::{
 
 use nix::sys::signal::Signal;
 use testkit::{
-    Demo, Finished, Role, TempDir, as_ordinary_account, failed, have, path_with, root, run, signal, skip_without,
-    wait_until,
+    Demo, Finished, Role, TempDir, as_ordinary_account, ends_well, failed, have, interrupt, path_with, root, run,
+    signal, skip_without, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab11-states");
@@ -168,7 +168,7 @@ fn closed_is_held_with_a_descriptor_and_no_row() {
     role.wait_for("TCP_INFO  client CLOSED\n").unwrap();
     role.wait_for("scripts/fds.sh ").unwrap();
     role.wait_for("CLOSED stood still: ").unwrap();
-    assert_eq!(role.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut role);
 }
 
 #[test]
@@ -201,7 +201,7 @@ fn a_foreign_client_is_let_in_and_the_listener_listens_on() {
     assert_eq!(as_ss_sees(&held).as_deref(), Some("LISTEN"));
     signal(&held.role, Signal::SIGTERM);
     held.role.wait_for("LISTEN stood still: ").unwrap();
-    assert_eq!(held.role.wait_for_end().unwrap().code(), Some(0));
+    ends_well(&mut held.role);
 }
 
 #[test]
@@ -219,8 +219,7 @@ fn pause_waits_before_each_call() {
     role.wait_for("kernel    client CLOSING   server FIN-WAIT-2\n").unwrap();
     let mut tour = Role::spawn(Command::new(LAB).args(["tour", "--pause"])).unwrap();
     tour.wait_for("next: socket(").unwrap();
-    signal(&tour, Signal::SIGINT);
-    assert_eq!(tour.wait_for_end().unwrap().code(), Some(0));
+    interrupt(&mut tour);
     assert!(tour.printed().ends_with("\n1 of 11 states seen standing still\n"), "{}", tour.printed());
 }
 

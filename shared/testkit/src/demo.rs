@@ -129,8 +129,10 @@ pub fn assert_privileged_port_is_refused(binary: &str, role: &[&str], addr: &str
         return;
     }
     let (code, stderr) = failed(as_ordinary_account(binary, &TempDir::new()).args(role));
-    let expected = format!("{}: bind {addr}: EACCES (13) Permission denied\n  hint: ", lab_of(binary));
-    assert!(code == 1 && stderr.starts_with(&expected), "{role:?}: {code} {stderr}");
+    let lab = lab_of(binary);
+    let hint = "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start";
+    assert_eq!(stderr, format!("{lab}: bind {addr}: EACCES (13) Permission denied\n  hint: {hint}\n"), "{role:?}");
+    assert_eq!(code, 1, "{role:?}");
 }
 
 /// TCP roles that take ADDRESS:PORT name the call, the address, the errno and a command that helps: where the port is

@@ -195,6 +195,23 @@ pub fn signal(role: &Role, signal: Signal) {
     kill(role.pid(), signal).unwrap();
 }
 
+/// Waits for a role's end, which must be a good one.
+///
+/// # Panics
+/// It goes on, or its exit status is not 0.
+pub fn ends_well(role: &mut Role) {
+    assert_eq!(role.wait_for_end().unwrap().code(), Some(0), "{}", role.printed());
+}
+
+/// Ctrl-C, and a good end.
+///
+/// # Panics
+/// As [`ends_well`].
+pub fn interrupt(role: &mut Role) {
+    signal(role, Signal::SIGINT);
+    ends_well(role);
+}
+
 /// The open descriptors of a process.
 ///
 /// # Panics

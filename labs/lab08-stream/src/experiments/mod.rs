@@ -106,7 +106,7 @@ pub const LESSON: Lesson = Lesson {
 };
 
 /// A connection: the client's socket and the one accept returned. A call that waits longer than LIMIT fails.
-fn connected() -> Result<(Socket, Socket)> {
+pub fn connected() -> Result<(Socket, Socket)> {
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
     listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?; // accept hears it too

@@ -18,7 +18,7 @@ use shared::{
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
-const LIMIT: Duration = Duration::from_secs(5);
+pub const LIMIT: Duration = Duration::from_secs(5);
 /// What the kernel's timer shows soon after the start of a minute. It may fire a little later than it says.
 const ABOUT_A_MINUTE: std::ops::RangeInclusive<Duration> = Duration::from_secs(50)..=Duration::from_secs(61);
 
@@ -101,7 +101,7 @@ pub const LESSON: Lesson = Lesson {
 };
 
 /// A listener on a port of the kernel's choice, with the handout's order of calls.
-fn listening(reuse: bool) -> Result<(Socket, SocketAddr)> {
+pub fn listening(reuse: bool) -> Result<(Socket, SocketAddr)> {
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
     listen_sock.set_reuse_address(reuse).at("setsockopt", any_port)?;
@@ -114,13 +114,13 @@ fn listening(reuse: bool) -> Result<(Socket, SocketAddr)> {
 
 /// Waits until the FIN of this end is acknowledged. If the other end closed sooner, its FIN could overtake that
 /// acknowledgement; TIME-WAIT would answer the late one, and the reset for that answer would end it (RFC 1337).
-fn acknowledged(first: Pair) -> Result<()> {
+pub fn acknowledged(first: Pair) -> Result<()> {
     wait_for_state(first, Some(State::FinWait2), LIMIT)?;
     Ok(())
 }
 
 /// The client's end and the server's end of a new connection. A recv that hears nothing for LIMIT fails.
-fn connected_pair(listen_sock: &Socket, server_addr: SocketAddr) -> Result<(Socket, Socket)> {
+pub fn connected_pair(listen_sock: &Socket, server_addr: SocketAddr) -> Result<(Socket, Socket)> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
     client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
     let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
