@@ -23,11 +23,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 
 /// Sends the message from one port of 127.0.0.1 to another and prints the packet, from its IP header on, in hexadecimal.
 pub fn run(from: u16, to: u16) -> Result<()> {
-    // socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP)): every IPv4 packet that arrives, without its link header
-    let protocol = Protocol::from(i32::from((libc::ETH_P_IP as u16).to_be()));
-    let packet_sock =
-        Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).at("socket", "AF_PACKET")?;
-    packet_sock.set_read_timeout(Some(AGAIN)).at("setsockopt", "AF_PACKET")?;
+    let packet_sock = packet_socket()?;
 
     let (sock, local_addr) = bound(from)?;
     let (receive_sock, peer_addr) = bound(to)?;
@@ -67,4 +63,16 @@ fn bound(port: u16) -> Result<(Socket, SocketAddr)> {
     sock.bind(&addr.into()).at("bind", addr)?;
     let local_addr = sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     Ok((sock, local_addr))
+}
+
+/// socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP)): every IPv4 packet that arrives, without its link header.
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW.
+pub fn packet_socket() -> Result<Socket> {
+    let protocol = Protocol::from(i32::from((libc::ETH_P_IP as u16).to_be()));
+    let packet_sock =
+        Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).at("socket", "AF_PACKET")?;
+    packet_sock.set_read_timeout(Some(AGAIN)).at("setsockopt", "AF_PACKET")?;
+    Ok(packet_sock)
 }

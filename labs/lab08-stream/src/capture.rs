@@ -27,11 +27,7 @@ const SYN: u8 = 0x02;
 /// Connects, sends the message, and prints the SYN and the segment that carries it, from the IP header on, in
 /// hexadecimal.
 pub fn run() -> Result<()> {
-    // socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP)): every IPv4 packet that arrives, without its link header
-    let protocol = Protocol::from(i32::from((libc::ETH_P_IP as u16).to_be()));
-    let packet_sock =
-        Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).at("socket", "AF_PACKET")?;
-    packet_sock.set_read_timeout(Some(AGAIN)).at("setsockopt", "AF_PACKET")?;
+    let packet_sock = packet_socket()?;
 
     let deadline = Instant::now() + LIMIT;
     while Instant::now() < deadline {
@@ -80,4 +76,16 @@ fn captured(packet_sock: &Socket, ports: &[u8]) -> Result<(Option<String>, Optio
         }
     }
     Ok((syn, message))
+}
+
+/// socket(AF_PACKET, SOCK_DGRAM, htons(ETH_P_IP)): every IPv4 packet that arrives, without its link header.
+///
+/// # Errors
+/// EPERM without CAP_NET_RAW.
+pub fn packet_socket() -> Result<Socket> {
+    let protocol = Protocol::from(i32::from((libc::ETH_P_IP as u16).to_be()));
+    let packet_sock =
+        Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).at("socket", "AF_PACKET")?;
+    packet_sock.set_read_timeout(Some(AGAIN)).at("setsockopt", "AF_PACKET")?;
+    Ok(packet_sock)
 }
