@@ -387,6 +387,7 @@ fn a_server_that_never_reads_slows_the_typing_client_not_its_memory_and_ctrl_c_s
 
 #[test]
 fn ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once() {
+    testkit::one_processor();
     let (mut first, addr) = server(&[]);
     let mut stream = let_in(&mut first, addr);
     stream.write_all(b"racecar\n").unwrap();

@@ -36,6 +36,7 @@ fn kit_of_one(folder: &TempDir) -> std::path::PathBuf {
 
 #[test]
 fn states_shows_the_same_sockets_with_ss_with_netstat_and_with_neither() {
+    testkit::one_processor();
     let (mut server, port) = server();
     let stays = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let leaves = TcpStream::connect(("127.0.0.1", port)).unwrap();

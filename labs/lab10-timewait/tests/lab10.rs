@@ -9,14 +9,12 @@ use std::{
     time::Duration,
 };
 
-use nix::{
-    sched::{CpuSet, sched_getcpu, sched_setaffinity},
-    sys::signal::Signal,
-    unistd::Pid,
-};
+use nix::sys::signal::Signal;
 use shared::kernel::{Pair, State, wait_for_state};
 use socket2::{Domain, Socket, Type};
-use testkit::{Demo, Role, TempDir, ends_well, have, interrupt, path_with, root, run, signal, skip_without};
+use testkit::{
+    Demo, Role, TempDir, ends_well, have, interrupt, one_processor, path_with, root, run, signal, skip_without,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab10-timewait");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -36,14 +34,6 @@ fn client(addr: SocketAddr, options: &[&str]) -> (Role, Pair) {
     let line = client.line_with("Local end-point is bound to ").unwrap();
     let local = line.trim().rsplit(' ').next().unwrap().parse().unwrap();
     (client, Pair { local, peer: addr })
-}
-
-/// Keeps this test and the programs it starts on one processor. On two, the second end's FIN may overtake the acknowledgement
-/// it sent just before. TIME-WAIT answers the late one, the second end is gone, and its reset ends TIME-WAIT (RFC 1337).
-fn one_processor() {
-    let mut here = CpuSet::new();
-    here.set(sched_getcpu().unwrap()).unwrap();
-    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
 }
 
 /// A connection whose server's end is left in TIME-WAIT; returns that end. The server runs on.

@@ -18,7 +18,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::signal::{Signal, kill};
+use nix::{
+    sched::{CpuSet, sched_getcpu, sched_setaffinity},
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 
 pub use demo::{
     Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
@@ -212,10 +216,22 @@ pub fn interrupt(role: &mut Role) {
     ends_well(role);
 }
 
+/// Keeps a test that looks at TIME-WAIT, and the programs it starts from now on, on one processor. On two, the second end's
+/// FIN may overtake the acknowledgement it sent just before. TIME-WAIT answers the late one, the second end is gone, and
+/// its reset ends TIME-WAIT (RFC 1337).
+///
+/// # Panics
+/// The kernel does not let it.
+pub fn one_processor() {
+    let mut here = CpuSet::new();
+    here.set(sched_getcpu().unwrap()).unwrap();
+    sched_setaffinity(Pid::from_raw(0), &here).unwrap();
+}
+
 /// The open descriptors of a process.
 ///
 /// # Panics
 /// The process is gone or somebody else's.
-pub fn descriptors(pid: nix::unistd::Pid) -> usize {
+pub fn descriptors(pid: Pid) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count()
 }

@@ -41,11 +41,7 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
         stage.server(format_args!("> New connection [{}]", local_addr(&client_sock)?));
         four.push(client_sock);
     }
-    kill(server.pid(), Signal::SIGSTOP).at("kill", server.pid())?;
-    let stat = format!("/proc/{}/stat", server.pid());
-    // proc_pid_stat(5): T is stopped; t, the same while strace looks on.
-    let stopped = |text: String| text.contains(") T ") || text.contains(") t ");
-    wait_until("the server stopped", LIMIT, || Ok(stopped(fs::read_to_string(&stat)?).then_some(())))?;
+    stopped(&server)?;
     stage.say("stop", format_args!("kill -STOP {}: it runs no line of its program now", server.pid()));
 
     stage.look(format_args!("ss -tanp 'sport = :{}'", server_addr.port()));
@@ -103,6 +99,15 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(question, observed, "the kernel had connected it; being rejected is a line of text")
 }
 
+/// Stops the server's process: what happens until SIGCONT, its kernel does alone.
+fn stopped(server: &Role) -> Result<()> {
+    kill(server.pid(), Signal::SIGSTOP).at("kill", server.pid())?;
+    let stat = format!("/proc/{}/stat", server.pid());
+    // proc_pid_stat(5): T is stopped; t, the same while strace looks on.
+    let stopped = |text: String| text.contains(") T ") || text.contains(") t ");
+    wait_until("the server stopped", LIMIT, || Ok(stopped(fs::read_to_string(&stat)?).then_some(())))
+}
+
 pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
     enum Room {
@@ -127,8 +132,12 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
         [("after a minute, with the end of TIME-WAIT", Room::Later), ("at once", Room::AtOnce)],
         Predicts { source: None, kit: Room::AtOnce },
     )?;
+    // The server closes only once this FIN is acknowledged, or a late ACK may cost TIME-WAIT: lab10, how-long.
+    stopped(&server)?;
     leaving_sock.shutdown(Shutdown::Write).at("shutdown", server_addr)?;
     stage.client(format_args!("shutdown({leaving_fd}, SHUT_WR) = 0"));
+    wait_for_state(pair, Some(State::FinWait2), LIMIT)?;
+    kill(server.pid(), Signal::SIGCONT).at("kill", server.pid())?;
     let end = recv(leaving_fd, &mut [0; 8], MsgFlags::empty()).at("recv", server_addr)?;
     stage.client(format_args!("recv({leaving_fd}, 8) = {end}"));
     drop(leaving_sock); // close(2)
