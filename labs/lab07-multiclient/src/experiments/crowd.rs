@@ -77,7 +77,7 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     let end = loop {
         let received = recv(fifth_fd, &mut buffer, MsgFlags::empty());
         if received == Err(Errno::EINTR) {
-            continue; // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+            continue; // SIGCHLD of the server, under strace; or Ctrl-Z, then fg: with SO_RCVTIMEO signal(7) restarts nothing
         }
         stage.say("fifth", format_args!("recv({fifth_fd}, 1024) = {}", returned(&received)));
         match received {
@@ -138,10 +138,10 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     stage.client(format_args!("shutdown({leaving_fd}, SHUT_WR) = 0"));
     wait_for_state(pair, Some(State::FinWait2), LIMIT)?;
     kill(server.pid(), Signal::SIGCONT).at("kill", server.pid())?;
+    wait_for_state(pair, Some(State::TimeWait), LIMIT)?; // so recv need not wait, and no SIGCHLD can interrupt it
     let end = recv(leaving_fd, &mut [0; 8], MsgFlags::empty()).at("recv", server_addr)?;
     stage.client(format_args!("recv({leaving_fd}, 8) = {end}"));
     drop(leaving_sock); // close(2)
-    wait_for_state(pair, Some(State::TimeWait), LIMIT)?;
     wait_for_state(pair.other_end(), None, LIMIT)?;
     stage.kernel([("who left", pair), ("server's end", pair.other_end())])?;
 
