@@ -1,13 +1,18 @@
 //! What every lab's command line has in common: the way in and out, `demo`, `sheet`.
 
+use std::env;
 use std::fmt::Display;
-use std::io::{self, Write};
-use std::process::ExitCode;
+use std::io::{self, IsTerminal, Write, stdout};
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::Args;
 
-use crate::{CallError, Screen, role::end_with_parent};
+use roles::{CallError, Screen, end_with_parent};
+
+/// Below each prediction of a hand-out.
+const ROOM_TO_WRITE: &str = "\n   ____________________________________________________________\n\n";
 
 /// The options of `demo`, the same in every lab.
 #[derive(Args, Clone, Debug, Default)]
@@ -24,14 +29,23 @@ pub struct DemoArgs {
     /// Ask for your own prediction first and keep the score (needs a terminal)
     #[arg(long)]
     pub predict: bool,
+    /// Append each prediction and verdict to FILE, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    pub record: Option<PathBuf>,
+    /// Deal the answers anew; 0 deals them as the sheets show them
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
 }
 
-/// A value parser for clap: an IPv4 or IPv6 address and a port.
-///
-/// # Errors
-/// What such an address looks like.
-pub fn socket_addr(text: &str) -> Result<std::net::SocketAddr, String> {
-    text.parse().map_err(|_| "not ADDRESS:PORT in numbers, such as 127.0.0.1:7777 or [::1]:7777".into())
+/// The options of `sheet`, the same in every lab.
+#[derive(Args, Clone, Debug, Default)]
+pub struct SheetArgs {
+    /// The folded parts, too: output, reasons, answers
+    #[arg(long)]
+    pub all: bool,
+    /// A hand-out: question, predictions with room to write, commands
+    #[arg(long, conflicts_with = "all")]
+    pub questions: bool,
 }
 
 /// Runs a lab's `body` and turns its error into a message with a hint; `lab` is its package name.
@@ -56,25 +70,63 @@ fn tell(message: impl Display) {
     let _ = write!(io::stderr(), "{message}");
 }
 
-/// Prints the lab's section of NOTES.md, its HTML tags left out.
+/// Prints the lab's sheet up to its first folded part, or as `args` ask; through a pager on a terminal.
 ///
 /// # Errors
-/// The notes hold no section of that name.
-pub fn sheet(notes: &str, lab: &str) -> Result<ExitCode> {
-    let from = notes.find(&format!("## {lab}")).with_context(|| format!("NOTES.md has no section {lab}"))?;
-    let section = &notes[from..];
-    let to = section.match_indices("\n## ").next().map_or(section.len(), |(at, _)| at);
-    let plain = |line: &&str| !matches!(line.trim(), "<details>" | "</details>");
-    let text: Vec<_> = section[..to].lines().filter(plain).collect();
-    let text = text.join("\n").replace("<summary>", "").replace("</summary>", "");
+/// The pager cannot be waited for.
+pub fn sheet(sheet: &str, args: &SheetArgs) -> Result<ExitCode> {
+    let text = sheet_text(sheet, args);
+    if stdout().is_terminal() {
+        let pager = env::var("PAGER").unwrap_or_else(|_| "less -FRX".into());
+        let child = Command::new("sh").args(["-c", &pager]).stdin(Stdio::piped()).spawn();
+        if let Ok(mut child) = child {
+            let typed = child.stdin.take().map(|mut input| input.write_all(text.as_bytes()));
+            // A pager that is left early closes the pipe: EPIPE. One that is not installed: sh's exit status 127.
+            if child.wait()?.code() != Some(127) || typed.is_none() {
+                return Ok(ExitCode::SUCCESS);
+            }
+        }
+    }
     Screen::new().line(text.trim_end());
     Ok(ExitCode::SUCCESS)
 }
 
+fn sheet_text(sheet: &str, args: &SheetArgs) -> String {
+    let shown = if args.all { sheet } else { sheet.split("<details>").next().unwrap_or(sheet) };
+    let mut text = String::new();
+    let mut predicting = false;
+    for line in shown.lines().filter(|line| !matches!(line.trim(), "<details>" | "</details>")) {
+        predicting = line.starts_with("**Predict.**") || predicting && !line.starts_with("**");
+        let next = predicting && (line.starts_with(|first: char| first.is_ascii_digit()) || line.is_empty());
+        if args.questions && next && !text.ends_with("**Predict.**\n") {
+            text += ROOM_TO_WRITE;
+        }
+        text += &line.replace("<summary>", "").replace("</summary>", "");
+        text += "\n";
+    }
+    let rest = if args.all || args.questions { "" } else { "What was seen, why, and the answers: sheet --all\n" };
+    format!("{}\n{}{rest}", text.trim_end(), if rest.is_empty() { "" } else { "\n" })
+}
+
 #[cfg(test)]
 mod tests {
+    use super::*;
+
+    const SHEET: &str = "# lab99\n\n**Predict.**\n1. One?\n2. Two?\n\n**Run.**\n\n\u{20}   go\n\n<details>\n\
+                         <summary>See</summary>\n\nseen\n</details>\n";
+
     #[test]
-    fn a_sheet_is_found_by_its_heading_only() {
-        assert!(super::sheet("# Notes\n\n## lab02-bind\ntext\n", "lab07-multiclient").is_err());
+    fn a_sheet_ends_before_its_folded_parts_and_all_unfolds_them() {
+        let text = sheet_text(SHEET, &SheetArgs::default());
+        assert!(text.contains("    go\n") && text.ends_with("sheet --all\n") && !text.contains("See"), "{text}");
+        let text = sheet_text(SHEET, &SheetArgs { all: true, questions: false });
+        assert!(text.ends_with("See\n\nseen\n") && !text.contains('<'), "{text}");
+    }
+
+    #[test]
+    fn a_hand_out_has_room_to_write_below_each_prediction() {
+        let text = sheet_text(SHEET, &SheetArgs { all: false, questions: true });
+        let expected = format!("1. One?\n{ROOM_TO_WRITE}2. Two?\n{ROOM_TO_WRITE}\n**Run.**\n\n    go\n");
+        assert!(text.ends_with(&expected), "{text}");
     }
 }

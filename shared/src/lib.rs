@@ -1,36 +1,27 @@
-//! What every lab needs and no lab teaches.
+//! What speaks to the class: experiments, questions, verdicts, the scoreboard, the sheet.
 //!
-//! - [`play`] and [`Stage`]: experiments, questions, verdicts, the scoreboard
-//! - [`kernel`]: the kernel's own table of TCP sockets
-//! - [`At`]: errors that name the call, the address and the errno
-//! - [`Stop`], [`Pause`], [`Screen`]: Ctrl-C, Enter before each call, output
-//! - [`Role`]: a lecture program as a child process
+//! - [`Stage`]: where an experiment asks, says what happens, and is decided
+//! - [`Lesson`], [`play`]: a lab's experiments, chosen and played in a row
+//! - [`run`], [`sheet`]: every lab's way in and out, and its sheet
+//! - from `roles`: addresses, errors, output, Ctrl-C, a lecture program as a child process
 //!
-//! The rule of this crate: it makes no call on a lab's socket. Delete it, and every socket call of the course still
-//! stands in the labs.
-
-#[cfg(not(target_os = "linux"))]
-compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or newer. WSL2 and virtual machines count.");
+//! The rule of this crate, of `roles` and of `kernel`: none of them makes a call on a lab's socket that changes it.
+//! Delete them, and every socket call of the course still stands in the labs.
 
 #[cfg(target_os = "linux")]
 mod cli;
-mod errors;
 #[cfg(target_os = "linux")]
-pub mod kernel;
+mod keys;
 #[cfg(target_os = "linux")]
-mod role;
-mod screen;
+mod lesson;
 #[cfg(target_os = "linux")]
 mod stage;
-#[cfg(target_os = "linux")]
-mod stop;
 
 #[cfg(target_os = "linux")]
 pub use self::{
-    cli::{DemoArgs, run, sheet, socket_addr},
-    errors::{At, CallError, returned},
-    role::{NAMESPACE, NotSeen, Role, wait_until},
-    screen::{Screen, escaped},
-    stage::{Experiment, Lesson, Need, Predicts, Question, Stage, Verdict, play},
-    stop::{Pause, Stop},
+    cli::{DemoArgs, SheetArgs, run, sheet},
+    lesson::{Experiment, Lesson, play},
+    stage::{Predicts, Question, Stage, Verdict},
 };
+#[cfg(target_os = "linux")]
+pub use roles::{At, CallError, Pause, Place, Role, Screen, Stop, address, destination, escaped, returned};

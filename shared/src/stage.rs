@@ -1,72 +1,30 @@
-//! Experiments: asked, played against the kernel, and decided by what was observed.
+//! Where an experiment speaks: it asks, plays against the kernel, and is decided by what was observed.
 
 use std::fmt::{Debug, Display};
-use std::io::{IsTerminal, stdin};
-use std::process::{ExitCode, exit};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::thread;
+use std::process::exit;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Error, Result, bail};
-use nix::sys::termios::{FlushArg, tcflush};
-use nix::sys::utsname::uname;
+use kernel::{Counters, Need, NotSeen, Pair, State, tcp_socket, wait::Watchdog};
+use roles::Screen;
 
-use crate::kernel::{Pair, State, tcp_socket};
-use crate::{DemoArgs, NotSeen, Screen};
+use crate::cli::DemoArgs;
+use crate::keys::{KEYS, Pressed, let_signals_end_us, pressed};
+use crate::lesson::{Experiment, title};
 
-/// Lines stay below 80 columns.
-const WIDTH: usize = 79;
 /// The label in front of each line.
-const LABEL: usize = 10;
+pub(crate) const LABEL: usize = 10;
 /// A call that still blocks after this time is the finding.
 const SILENCE_LIMIT: Duration = Duration::from_secs(30);
 /// A pause in the output longer than this carries a stamp.
 const STAMP_FROM: Duration = Duration::from_millis(100);
 
-const CONFIRMED: &str = "CONFIRMED";
-const CORRECTED: &str = "CORRECTED";
-const ANSWERED: &str = "ANSWERED";
-const UNEXPECTED: &str = "UNEXPECTED";
-const SKIPPED: &str = "SKIPPED";
+pub(crate) const CONFIRMED: &str = "CONFIRMED";
+pub(crate) const CORRECTED: &str = "CORRECTED";
+pub(crate) const ANSWERED: &str = "ANSWERED";
+pub(crate) const UNEXPECTED: &str = "UNEXPECTED";
+pub(crate) const SKIPPED: &str = "SKIPPED";
 const NOT_PLAYED: &str = "not played";
-
-/// What an experiment needs of this machine, beyond Linux 5.10.
-pub struct Need {
-    /// What it is, as in "needs ...".
-    pub what: &'static str,
-    /// The command or setting that provides it.
-    pub provided_by: &'static str,
-    /// Whether this machine has it.
-    pub met: fn() -> bool,
-}
-
-/// One claim of the lecture, and the function that lets the kernel decide it.
-pub struct Experiment {
-    /// Its name on the command line.
-    pub id: &'static str,
-    /// One of the three a class remembers.
-    pub starred: bool,
-    /// What the source says, in our words.
-    pub claim: &'static str,
-    /// Where it says so; or "ours".
-    pub source: &'static str,
-    /// What it cannot run without.
-    pub needs: &'static [Need],
-    /// The experiment.
-    pub play: fn(&mut Stage) -> Result<Verdict>,
-}
-
-/// A lab's experiments and what to do after them.
-pub struct Lesson {
-    /// The lab's package name.
-    pub lab: &'static str,
-    /// One clause for the header: where the two ends run.
-    pub setting: &'static str,
-    /// The experiments, starred ones first.
-    pub experiments: &'static [Experiment],
-    /// What to type next: label and command.
-    pub next: &'static [(&'static str, &'static str)],
-}
 
 /// What is predicted before the experiment runs.
 pub struct Predicts<T> {
@@ -88,41 +46,94 @@ impl<T: PartialEq + Debug> Question<T> {
         self.answers.iter().position(|(_, answer)| answer == value)
     }
 
-    /// The answer a value proves, with its letter; the bare value where it proves none.
+    /// The answer a value proves; the bare value where it proves none.
     fn told(&self, value: &T) -> String {
         match self.place(value) {
             Some(at) => format!("{}) {}", letter(at), self.answers[at].0),
             None => format!("{value:?}"),
         }
     }
+
+    /// The same without its letter, which depends on how the answers were dealt.
+    fn plain(&self, value: &T) -> String {
+        self.place(value).map_or_else(|| format!("{value:?}"), |at| self.answers[at].0.into())
+    }
 }
 
 /// What an experiment hands back: only [`Stage::verdict`] makes one from an observation.
+#[derive(Default)]
 pub struct Verdict {
-    outcome: &'static str,
+    pub(crate) outcome: &'static str,
     /// The answer's letter and what is true; for UNEXPECTED what was observed.
-    text: String,
-    /// Whether the viewer's own prediction held, if there was one.
-    foreseen: Option<bool>,
+    pub(crate) text: String,
+    /// The viewer's own prediction, if there was one.
+    pub(crate) given: Option<String>,
+    /// The answer that was observed.
+    pub(crate) seen: Option<String>,
+}
+
+impl Verdict {
+    pub(crate) fn skipped(Need { what, provided_by, .. }: &Need) -> Verdict {
+        Verdict { outcome: SKIPPED, text: format!("needs {what}: {provided_by}"), ..Verdict::default() }
+    }
+
+    /// Whether the viewer's own prediction held.
+    pub(crate) fn foreseen(&self) -> Option<bool> {
+        self.given.as_ref().map(|given| Some(given) == self.seen.as_ref())
+    }
 }
 
 /// Where an experiment speaks.
 pub struct Stage {
-    screen: Screen,
+    pub(crate) screen: Screen,
     lab: &'static str,
     id: &'static str,
     pause: bool,
     predict: bool,
+    /// Deals the answers; 0 deals them as the sheets show them.
+    seed: u64,
+    /// The title and the question that stands, to be shown again above the verdict.
+    heading: Vec<String>,
+    /// Lines on the screen since the title, the title included.
+    lines: usize,
     /// What the kit expects of the question that stands.
     expected: String,
     last_line: String,
     last_time: Instant,
-    /// Hears what to say if nothing follows for too long; `None` while nothing needs to.
-    watchdog: Sender<Option<String>>,
+    /// Hears what to say if nothing follows for too long.
+    watchdog: Watchdog,
+    /// The viewer has pressed or typed something.
+    heard: bool,
+    no_input: bool,
+    interrupted: bool,
 }
 
 impl Stage {
-    /// Puts a question just before the deciding call. Each answer comes with the observation that would prove it.
+    pub(crate) fn new(screen: Screen, lab: &'static str, args: &DemoArgs) -> Result<Stage> {
+        Ok(Stage {
+            screen,
+            lab,
+            id: "",
+            pause: args.pause,
+            predict: args.predict,
+            seed: args.seed,
+            heading: Vec::new(),
+            lines: 0,
+            expected: String::new(),
+            last_line: String::new(),
+            last_time: Instant::now(),
+            watchdog: Watchdog::start(SILENCE_LIMIT, |report| {
+                Screen::new().line(report);
+                exit(1);
+            })?,
+            heard: false,
+            no_input: false,
+            interrupted: false,
+        })
+    }
+
+    /// Puts a question just before the deciding call. Each answer comes with the observation that would prove it. The
+    /// order in which the answers are shown is not the order given here.
     ///
     /// # Errors
     /// The viewer asked to skip, to start again or to quit.
@@ -133,22 +144,25 @@ impl Stage {
         predicts: Predicts<T>,
     ) -> Result<Question<T>> {
         let mut asked = Question { answers: answers.into_iter().collect(), predicts, guess: None };
+        deal(&mut asked.answers, self.id, self.seed);
         self.expected = asked.told(&asked.predicts.kit);
-        self.say("ask", question);
+        let mut heading = vec![self.told("ask", question)];
         let lettered: Vec<String> = asked.answers.iter().map(|(_, value)| asked.told(value)).collect();
         let on_one_line = lettered.join("   ");
-        if on_one_line.len() <= WIDTH - LABEL {
-            self.say("", on_one_line);
+        if on_one_line.len() + LABEL <= self.screen.width() {
+            heading.push(self.told("", on_one_line));
         } else {
-            lettered.iter().for_each(|answer| self.say("", answer));
+            heading.extend(lettered.iter().map(|answer| self.told("", answer)));
         }
-        while self.predict && asked.guess.is_none() {
+        self.heading.truncate(1);
+        self.heading.append(&mut heading);
+        if self.predict {
             let last = letter(asked.answers.len() - 1);
-            let typed = self.input(&format!("your prediction, a to {last} (s skip, q quit)"))?;
-            asked.guess = (0..asked.answers.len()).find(|at| typed.eq_ignore_ascii_case(&letter(*at).to_string()));
-        }
-        if self.pause && !self.predict {
-            self.input("[Enter] let the kernel decide   (r again, s skip, q quit)")?;
+            let prompt = format!("your prediction, a to {last} (s skip, q quit)");
+            let place = |text: &str| (0..asked.answers.len()).find(|at| text == letter(*at).to_string());
+            asked.guess = Some(self.input(&prompt, true, place)?);
+        } else if self.pause {
+            self.go_on("[Enter] let the kernel decide   (? keys)")?;
         }
         Ok(asked)
     }
@@ -165,7 +179,6 @@ impl Stage {
     ) -> Result<Verdict> {
         let Predicts { source, kit } = &question.predicts;
         let at = question.place(kit).context("the kit's prediction is none of the answers")?;
-        let foreseen = question.guess.map(|guess| question.place(&observed) == Some(guess));
         let outcome = match source {
             _ if observed != *kit => UNEXPECTED,
             Some(source) if *source == observed => CONFIRMED,
@@ -173,21 +186,33 @@ impl Stage {
             None => ANSWERED,
         };
         let text = match outcome {
-            UNEXPECTED => format!("seen otherwise: {}", question.told(&observed)),
+            UNEXPECTED => question.told(&observed),
             _ => format!("{}) {lesson}", letter(at)),
         };
-        Ok(Verdict { outcome, text, foreseen })
+        let given = question.guess.map(|guess| question.answers[guess].0.into());
+        Ok(Verdict { outcome, text, given, seen: Some(question.plain(&observed)) })
     }
 
     /// One line: who, and what happened. A text too long for the line goes on below.
     pub fn say(&mut self, label: &str, text: impl Display) {
+        self.told(label, text);
+    }
+
+    /// As [`Stage::say`]; returns what was shown.
+    fn told(&mut self, label: &str, text: impl Display) -> String {
         let waited = self.last_time.elapsed();
         let stamp = if waited > STAMP_FROM { format!("  +{:.2}s", waited.as_secs_f64()) } else { String::new() };
-        let line = hang(&format!("{label:<LABEL$}"), &format!("{text}{stamp}"));
-        self.screen.line(&line);
+        let line = self.screen.hang(&format!("{label:<LABEL$}"), &format!("{text}{stamp}"));
+        self.show(&line);
         self.last_line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         self.last_time = Instant::now();
         self.watch(true);
+        line
+    }
+
+    fn show(&mut self, lines: &str) {
+        self.screen.line(lines);
+        self.lines += lines.lines().count();
     }
 
     /// What the client's end did.
@@ -215,6 +240,18 @@ impl Stage {
         Ok(states)
     }
 
+    /// Prints by how much these counters of the kernel have risen since `before`. Other programs of the machine count
+    /// too, and the line says so: it explains, and no verdict may rest on it.
+    ///
+    /// # Errors
+    /// As [`Counters::risen`].
+    pub fn counted<const N: usize>(&mut self, before: &Counters, names: [&str; N]) -> Result<()> {
+        let risen = names.map(|name| Ok(format!("{name} +{}", before.risen(name)?)));
+        let risen = risen.into_iter().collect::<Result<Vec<_>>>()?;
+        self.say("counted", format_args!("{}  (all programs of this machine)", risen.join(", ")));
+        Ok(())
+    }
+
     /// The command that shows the same in the next terminal, while the class looks at the question.
     pub fn look(&mut self, command: impl Display) {
         if self.pause {
@@ -222,68 +259,110 @@ impl Stage {
         }
     }
 
-    /// Reads a line of the viewer, or fails with the key that asks for something else: r, s or q.
-    fn input(&mut self, prompt: &str) -> Result<String> {
+    /// Waits until the viewer wants to go on, or fails with the key that asks for something else: r, s or q.
+    fn go_on(&mut self, prompt: &str) -> Result<()> {
+        self.input(prompt, false, |text| text.is_empty().then_some(()))
+    }
+
+    /// Waits for a key, or a line, that `accept` takes; anything else but r, s and q asks again.
+    fn input<T>(&mut self, prompt: &str, line: bool, accept: impl Fn(&str) -> Option<T>) -> Result<T> {
         self.watch(false);
-        let _ = tcflush(stdin(), FlushArg::TCIFLUSH); // what was typed too early; ENOTTY in a pipe
-        self.screen.ask(&format!("{:LABEL$}{prompt} ", ""));
-        self.screen.settle();
-        self.screen.ask_nothing();
-        let mut line = String::new();
-        if stdin().read_line(&mut line)? == 0 {
-            bail!(Error::msg('q'));
-        }
-        self.screen.typed();
-        self.last_time = Instant::now();
-        self.watch(true);
-        match line.trim() {
-            key @ ("r" | "s" | "q") => bail!(Error::msg(key.as_bytes()[0] as char)),
-            other => Ok(other.into()),
+        loop {
+            self.screen.ask(&format!("{:LABEL$}{prompt} ", ""));
+            self.screen.settle();
+            self.screen.ask_nothing();
+            let text = match pressed(line)? {
+                Pressed::Text(text) => text,
+                Pressed::Signal => {
+                    if !self.predict {
+                        let_signals_end_us();
+                    }
+                    self.interrupted = true; // the score first
+                    "q".into()
+                }
+                Pressed::End => {
+                    self.no_input = !self.heard;
+                    "q".into()
+                }
+            };
+            self.heard = true;
+            self.lines += 1;
+            if line {
+                self.screen.typed();
+            }
+            let taken = accept(&text);
+            if let ("r" | "s" | "q", None) = (text.as_str(), &taken) {
+                bail!(Error::msg(text.as_bytes()[0] as char));
+            }
+            if let Some(taken) = taken {
+                self.last_time = Instant::now();
+                self.watch(true);
+                return Ok(taken);
+            }
+            if text == "?" {
+                self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS));
+            }
         }
     }
 
     fn watch(&self, on: bool) {
         let observed = format!("not seen within {SILENCE_LIMIT:?}: the end of the last call");
-        let _ = self.watchdog.send(on.then(|| self.unexpected(&observed))); // it lives as long as the program
+        self.watchdog.expect(on.then(|| self.unexpected(&observed)));
     }
 
-    /// Plays one experiment; also the key, if the viewer asked for something else than to go on.
-    fn play_one(&mut self, number: usize, experiment: &Experiment) -> (Verdict, Option<char>) {
+    /// Plays one experiment, again and again while the viewer wants it; also the key, if it was another than to go on.
+    pub(crate) fn play_one(&mut self, number: usize, experiment: &'static Experiment) -> (Verdict, Option<char>) {
+        loop {
+            let (verdict, key) = self.play_once(number, experiment);
+            if key != Some('r') {
+                return (verdict, key);
+            }
+        }
+    }
+
+    fn play_once(&mut self, number: usize, experiment: &'static Experiment) -> (Verdict, Option<char>) {
         self.id = experiment.id;
         self.expected = "the experiment to reach its question".into();
+        self.screen.measure();
         if self.pause {
             self.screen.clear();
         }
-        self.screen.line(self.screen.bold(&format!("\n{}", title(number, experiment))));
+        self.heading = vec![self.screen.bold(&title(number, experiment))];
+        self.lines = 0;
+        self.show(&format!("\n{}", self.heading[0]));
         self.last_time = Instant::now();
         self.say("claim", experiment.claim);
         self.say("", experiment.source);
         let played = match experiment.needs.iter().find(|need| !(need.met)()) {
-            Some(Need { what, provided_by, .. }) => {
-                let text = format!("needs {what}; {provided_by}; a recorded run is in the sheet");
-                Ok(Verdict { outcome: SKIPPED, text, foreseen: None })
+            Some(need) => {
+                let Verdict { outcome, text, .. } = Verdict::skipped(need);
+                Ok(Verdict { outcome, text: format!("{text}; a recorded run is in the sheet"), ..Verdict::default() })
             }
             None => (experiment.play)(self),
         };
         self.watch(false);
         let verdict = match played.map_err(|error| error.downcast::<char>()) {
             Ok(verdict) => verdict,
-            Err(Ok(key)) => return (Verdict { outcome: NOT_PLAYED, text: String::new(), foreseen: None }, Some(key)),
+            Err(Ok(key)) => return (Verdict { outcome: NOT_PLAYED, ..Verdict::default() }, Some(key)),
             Err(Err(error)) => {
-                let otherwise = || format!("seen otherwise: {error:#}");
-                let text = error.downcast_ref::<NotSeen>().map_or_else(otherwise, NotSeen::to_string);
-                Verdict { outcome: UNEXPECTED, text, foreseen: None }
+                let text = error.downcast_ref::<NotSeen>().map_or_else(|| format!("{error:#}"), NotSeen::to_string);
+                Verdict { outcome: UNEXPECTED, text, ..Verdict::default() }
             }
         };
         let told = match verdict.outcome {
             UNEXPECTED => self.unexpected(&verdict.text),
-            outcome => hang(&format!("{:<LABEL$}{outcome:<9}  ", "verdict"), &verdict.text),
+            outcome => self.screen.hang(&format!("{:<LABEL$}{outcome:<9}  ", "verdict"), &verdict.text),
         };
+        // The verdict and the prompt below it still belong on the screen that began with the title.
+        if self.pause && self.screen.rows().is_some_and(|rows| self.lines + told.lines().count() + 1 > rows) {
+            let heading = self.heading.join("\n");
+            self.screen.line(format_args!("\n{heading}"));
+        }
         self.screen.line(told.replacen(verdict.outcome, &self.screen.bold(verdict.outcome), 1));
-        if let Some(foreseen) = verdict.foreseen {
+        if let Some(foreseen) = verdict.foreseen() {
             self.say("you", if foreseen { "foresaw it" } else { "predicted something else" });
         }
-        let next = if self.pause { self.input("[Enter] go on   (r again, q quit)").err() } else { None };
+        let next = if self.pause { self.go_on("[Enter] go on   (r again, q quit, ? keys)").err() } else { None };
         (verdict, next.map(|error| error.downcast().unwrap_or('q')))
     }
 
@@ -294,32 +373,38 @@ impl Stage {
             ("expected", &self.expected),
             ("observed", observed),
             ("last", &self.last_line),
-            ("kernel", &format!("Linux {}", kernel_version())),
+            ("kernel", &format!("Linux {}", kernel::version())),
             ("again", &format!("cargo run -p {} -- demo {}", self.lab, self.id)),
             ("note", "Unless you changed the code, you caused none of this: the kit's prediction failed here."),
         ];
-        rows.map(|(label, text)| hang(&format!("{label:<LABEL$}"), text)).join("\n")
+        rows.map(|(label, text)| self.screen.hang(&format!("{label:<LABEL$}"), text)).join("\n")
     }
 
-    fn scoreboard(&mut self, lesson: &Lesson, board: &[(usize, &Experiment, Verdict)]) {
-        self.screen.line(self.screen.bold("\nscoreboard"));
-        let width = board.iter().map(|(_, experiment, _)| experiment.id.len() + 4).max().unwrap_or(0);
-        for (number, experiment, verdict) in board {
-            let lead = format!("{:<width$}  {:<10}  ", title(*number, experiment), verdict.outcome);
-            let row = hang(&lead, &verdict.text);
-            let row = row.lines().take(2).collect::<Vec<_>>().join("\n");
-            self.screen.line(row.replacen(verdict.outcome, &self.screen.bold(verdict.outcome), 1));
+    /// What is wrong with the command line where a pause found the end of its input at once.
+    pub(crate) fn without_input(&self) -> Option<&'static str> {
+        self.no_input.then_some("--pause waits for Enter, and standard input has ended")
+    }
+
+    /// Ctrl-C came while the viewer was asked: the program ends of it, as any other would.
+    pub(crate) fn end_if_interrupted(&self) {
+        if self.interrupted {
+            let_signals_end_us();
         }
-        let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
-        let counts =
-            [CONFIRMED, CORRECTED, ANSWERED, SKIPPED, UNEXPECTED].map(|word| format!("{} {word}", count(word)));
-        self.screen.line(counts.join(", "));
-        let guesses: Vec<bool> = board.iter().filter_map(|(_, _, verdict)| verdict.foreseen).collect();
-        if !guesses.is_empty() {
-            let held = guesses.iter().filter(|held| **held).count();
-            self.screen.line(format_args!("you foresaw {held} of {}", guesses.len()));
-        }
-        lesson.next.iter().for_each(|(label, command)| self.screen.line(format_args!("{label:<LABEL$}{command}")));
+    }
+}
+
+/// Puts the answers into the order that the name and the seed give: each place is right about equally often.
+fn deal<T>(answers: &mut [T], name: &str, seed: u64) {
+    // FNV-1a, then the steps of xorshift64: a deck that is the same on every machine.
+    let mut state = 0xcbf2_9ce4_8422_2325 ^ seed;
+    for byte in name.bytes() {
+        state = (state ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+    }
+    for last in (1..answers.len()).rev() {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        answers.swap(last, (state >> 32) as usize % (last + 1));
     }
 }
 
@@ -327,138 +412,12 @@ fn letter(at: usize) -> char {
     (b'a'..=b'z').nth(at).map_or('?', char::from)
 }
 
-fn title(number: usize, experiment: &Experiment) -> String {
-    format!("{number} {} {}", if experiment.starred { '*' } else { ' ' }, experiment.id)
-}
-
-/// `lead` and the text behind it, broken between words, its further lines below its first.
-fn hang(lead: &str, text: &str) -> String {
-    let indent = lead.len();
-    let (mut lines, mut column) = (lead.to_string(), indent);
-    for word in text.split(' ') {
-        if column > indent && column + 1 + word.len() > WIDTH {
-            lines = format!("{}\n{:indent$}", lines.trim_end(), "");
-            column = indent;
-        }
-        let gap = if column > indent { " " } else { "" };
-        lines += &format!("{gap}{word}");
-        column += gap.len() + word.len();
-    }
-    lines.trim_end().into()
-}
-
-fn kernel_version() -> String {
-    uname().map_or("of unknown version".into(), |name| name.release().to_string_lossy().into_owned())
-}
-
-/// Plays a lab's experiments, or the named ones, and shows the scoreboard.
-///
-/// # Errors
-/// A thread cannot be started.
-pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
-    let chosen = match choose(lesson, &args.names) {
-        Ok(chosen) => chosen,
-        Err(error) => return Ok(crate::cli::usage(lesson.lab, &error.to_string())),
-    };
-    let mut screen = Screen::new();
-    if args.list {
-        chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
-        return Ok(ExitCode::SUCCESS);
-    }
-    if args.predict && !stdin().is_terminal() {
-        return Ok(crate::cli::usage(lesson.lab, "--predict asks you, so it needs a terminal"));
-    }
-    let release = kernel_version();
-    let version = release.split('.').take(2).collect::<Vec<_>>().join(".");
-    let heading = format!("{}  {}  Linux {version}, loopback", lesson.lab, lesson.setting);
-    screen.line(screen.bold(&heading));
-    let mut stage = Stage {
-        screen,
-        lab: lesson.lab,
-        id: "",
-        pause: args.pause,
-        predict: args.predict,
-        expected: String::new(),
-        last_line: String::new(),
-        last_time: Instant::now(),
-        watchdog: watchdog()?,
-    };
-    let mut board: Vec<(usize, &Experiment, Verdict)> = Vec::new();
-    for (number, experiment) in chosen {
-        let (verdict, key) = loop {
-            let (verdict, key) = stage.play_one(number, experiment);
-            if key != Some('r') {
-                break (verdict, key);
-            }
-        };
-        board.push((number, experiment, verdict));
-        if key == Some('q') {
-            break;
-        }
-    }
-    stage.scoreboard(lesson, &board);
-    let unexpected = board.iter().any(|(_, _, verdict)| verdict.outcome == UNEXPECTED);
-    Ok(if unexpected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// The named experiments with their numbers, in the order named; all if none is named.
-fn choose(lesson: &Lesson, names: &[String]) -> Result<Vec<(usize, &'static Experiment)>> {
-    let numbered: Vec<_> = lesson.experiments.iter().enumerate().map(|(at, experiment)| (at + 1, experiment)).collect();
-    if names.is_empty() {
-        return Ok(numbered);
-    }
-    let find = |name: &String| {
-        let found = numbered.iter().find(|(number, experiment)| *name == number.to_string() || name == experiment.id);
-        found.copied().with_context(|| {
-            let ids: Vec<_> = lesson.experiments.iter().map(|experiment| experiment.id).collect();
-            format!("no experiment '{name}'; there are 1 to {} or {}", ids.len(), ids.join(", "))
-        })
-    };
-    names.iter().map(find).collect()
-}
-
-fn list(screen: &mut Screen, number: usize, experiment: &Experiment) {
-    screen.line(screen.bold(&title(number, experiment)));
-    screen.line(hang("    ", experiment.claim));
-    screen.line(format_args!("    [{}]", experiment.source));
-    for need in experiment.needs.iter().filter(|need| !(need.met)()) {
-        screen.line(format_args!("    skipped here: needs {}; {}", need.what, need.provided_by));
-    }
-}
-
-/// A second pair of eyes, in a thread because the experiment itself may be stuck in a system call.
-fn watchdog() -> Result<Sender<Option<String>>> {
-    let (sender, reports) = channel::<Option<String>>();
-    thread::Builder::new().spawn(move || {
-        let mut report = None;
-        loop {
-            match reports.recv_timeout(SILENCE_LIMIT) {
-                Ok(next) => report = next,
-                Err(RecvTimeoutError::Disconnected) => return,
-                Err(RecvTimeoutError::Timeout) => {
-                    if let Some(report) = &report {
-                        Screen::new().line(report);
-                        exit(1);
-                    }
-                }
-            }
-        }
-    })?;
-    Ok(sender)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::process::ExitCode;
 
-    #[test]
-    fn a_text_behind_its_label_keeps_its_words_and_the_width() {
-        let text = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen";
-        let lines = hang("claim     ", text);
-        assert!(lines.lines().count() > 1 && lines.lines().all(|line| line.len() <= WIDTH), "{lines}");
-        assert_eq!(lines.split_whitespace().skip(1).collect::<Vec<_>>().join(" "), text);
-        assert!(lines.lines().skip(1).all(|line| line.starts_with("          ")), "{lines}");
-    }
+    use super::*;
+    use crate::{Lesson, play};
 
     fn asked(stage: &mut Stage, source: Option<u8>, observed: u8) -> Result<Verdict> {
         let question = stage.ask("Which?", [("one", 1), ("two", 2)], Predicts { source, kit: 2 })?;
@@ -466,7 +425,15 @@ mod tests {
     }
 
     const fn experiment(play: fn(&mut Stage) -> Result<Verdict>, needs: &'static [Need]) -> Experiment {
-        Experiment { id: "an-experiment", starred: false, claim: "It is so.", source: "nowhere", needs, play }
+        Experiment {
+            id: "an-experiment",
+            starred: false,
+            minutes: 1,
+            claim: "It is so.",
+            source: "nowhere",
+            needs,
+            play,
+        }
     }
 
     const MISSING: Need = Need { what: "what nobody has", provided_by: "nothing", met: || false };
@@ -474,28 +441,19 @@ mod tests {
     /// Plays one experiment: its outcome, what is told of it, and whether the program would fail.
     fn played(experiment: Experiment) -> (&'static str, String, bool) {
         let experiments: &'static [Experiment] = Box::leak(Box::new([experiment]));
-        let lesson = Lesson { lab: "lab99-none", setting: "a test", experiments, next: &[] };
-        let failed =
-            format!("{:?}", play(&lesson, &DemoArgs::default()).unwrap()) == format!("{:?}", ExitCode::FAILURE);
-        let mut stage = Stage {
-            screen: Screen::new(),
-            lab: "lab99-none",
-            id: "",
-            pause: false,
-            predict: false,
-            expected: String::new(),
-            last_line: String::new(),
-            last_time: Instant::now(),
-            watchdog: watchdog().unwrap(),
-        };
+        let lesson = Lesson { lab: "lab99-none", setting: "a test", needs: &[], experiments, next: &[] };
+        let args = DemoArgs::default();
+        let failed = format!("{:?}", play(&lesson, &args).unwrap()) == format!("{:?}", ExitCode::FAILURE);
+        let mut stage = Stage::new(Screen::new(), "lab99-none", &args).unwrap();
         let (verdict, _) = stage.play_one(1, &experiments[0]);
-        (verdict.outcome, verdict.text, failed)
+        let dealt = verdict.text.split_once(") ").filter(|(letter, _)| letter.len() == 1);
+        (verdict.outcome, dealt.map_or(verdict.text.clone(), |(_, text)| text.into()), failed)
     }
 
     #[test]
     fn what_was_observed_decides_between_the_source_and_the_kit() {
         let (outcome, text, failed) = played(experiment(|stage| asked(stage, Some(2), 2), &[]));
-        assert_eq!((outcome, text.as_str(), failed), (CONFIRMED, "b) it is two", false));
+        assert_eq!((outcome, text.as_str(), failed), (CONFIRMED, "it is two", false));
         let (outcome, _, failed) = played(experiment(|stage| asked(stage, Some(1), 2), &[]));
         assert_eq!((outcome, failed), (CORRECTED, false));
         let (outcome, _, failed) = played(experiment(|stage| asked(stage, None, 2), &[]));
@@ -505,24 +463,37 @@ mod tests {
     #[test]
     fn a_kit_that_is_wrong_is_unexpected_and_fails_even_where_the_source_was_right() {
         let (outcome, text, failed) = played(experiment(|stage| asked(stage, Some(1), 1), &[]));
-        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "seen otherwise: a) one", true));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "one", true));
         let (outcome, text, failed) = played(experiment(|stage| asked(stage, None, 3), &[]));
-        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "seen otherwise: 3", true));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "3", true));
     }
 
     #[test]
     fn an_error_is_unexpected_and_silence_is_told_from_another_answer() {
         let (outcome, text, failed) = played(experiment(|_| bail!("the kernel is on strike"), &[]));
-        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "seen otherwise: the kernel is on strike", true));
-        let silent = |_: &mut Stage| crate::wait_until("a word", Duration::ZERO, || Ok(None));
+        assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "the kernel is on strike", true));
+        let silent = |_: &mut Stage| kernel::wait_until("a word", Duration::ZERO, || Ok(None));
         let (outcome, text, failed) = played(experiment(silent, &[]));
         assert_eq!((outcome, text.as_str(), failed), (UNEXPECTED, "not seen within 0ns: a word", true));
+    }
+
+    #[test]
+    fn answers_are_dealt_to_each_place_about_equally_often_and_anew_with_a_seed() {
+        let place = |question: usize, seed| {
+            let mut answers = [0, 1, 2, 3];
+            deal(&mut answers, &format!("experiment-{question}"), seed);
+            answers.iter().position(|answer| *answer == 0).unwrap()
+        };
+        let mut places = [0; 4];
+        (0..1000).for_each(|question| places[place(question, 0)] += 1);
+        assert!(places.iter().all(|count| (200..300).contains(count)), "{places:?}");
+        assert!((0..100).any(|question| place(question, 0) != place(question, 1)));
     }
 
     #[test]
     fn what_is_missing_skips_the_experiment_and_is_named() {
         let (outcome, text, failed) = played(experiment(|stage| asked(stage, None, 1), &[MISSING]));
         assert_eq!((outcome, failed), (SKIPPED, false));
-        assert!(text.starts_with("needs what nobody has; nothing"), "{text}");
+        assert!(text.starts_with("needs what nobody has: nothing"), "{text}");
     }
 }

@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum, value_parser};
-use shared::DemoArgs;
+use shared::{DemoArgs, SheetArgs};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -33,17 +33,20 @@ Ctrl-C ends it earlier.";
 
 #[derive(Parser)]
 #[command(version, about = "A socket is a descriptor: create it, find it under /proc, close it", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Create a socket, print the process id and the descriptor, wait, close it
     Hold(HoldArgs),
 }
@@ -84,9 +87,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
         Some(Command::Hold(args)) => hold::run(args).map(|()| ExitCode::SUCCESS),
     }
 }

@@ -16,7 +16,7 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::{DemoArgs, socket_addr};
+use shared::{DemoArgs, SheetArgs, address};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -34,17 +34,20 @@ hold never reads: what is sent to it stays in the kernel and is gone with it.";
 
 #[derive(Parser)]
 #[command(version, about = "What bind does: an address, a port, and who else may have them", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Bind a socket and hold it until Enter
     Hold(HoldArgs),
 }
@@ -52,7 +55,7 @@ enum Command {
 #[derive(Args)]
 struct HoldArgs {
     /// Address and port to bind; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// A TCP socket
     #[arg(long, conflicts_with = "udp")]
@@ -78,9 +81,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
         Some(Command::Hold(args)) => hold::run(args).map(|()| ExitCode::SUCCESS),
     }
 }

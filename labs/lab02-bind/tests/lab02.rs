@@ -11,8 +11,8 @@ use std::{
     time::Duration,
 };
 
+use kernel::{Row, udp_sockets};
 use nix::{sys::signal::Signal, unistd::geteuid};
-use shared::kernel::{Row, udp_sockets};
 use testkit::{
     Demo, Finished, Role, TempDir, as_ordinary_account, copy_program, ends_well, failed, have, interrupt, root, run,
     signal, skip_without, wait_until,
@@ -91,8 +91,6 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 #[test]
 fn the_sheet_quotes_a_real_run() {
     testkit::assert_sheet_quotes_a_run("lab02-bind", &DEMO);
-    let sheet = run(Command::new(LAB).arg("sheet"));
-    assert!(sheet.stdout.starts_with("## lab02-bind") && !sheet.stdout.contains("<details>"));
 }
 
 #[test]
@@ -396,7 +394,7 @@ fn a_folder_that_only_root_may_enter_does_not_keep_the_ordinary_account_from_pla
     fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).unwrap();
     let played = run(Command::new(copy).args(["demo", "below-1024"]));
     assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains("1 ANSWERED, 0 SKIPPED"), "{}", played.stdout);
+    assert!(played.stdout.contains("verdict   ANSWERED"), "{}", played.stdout);
     if geteuid().is_root() {
         assert!(played.stdout.contains("account   uid 65534; "), "{}", played.stdout);
     }

@@ -20,7 +20,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, value_parser};
-use shared::{DemoArgs, socket_addr};
+use shared::{DemoArgs, SheetArgs, address, destination};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -39,17 +39,20 @@ escaped. A datagram carries at most 65507 bytes over IPv4, 65527 over IPv6.";
 
 #[derive(Parser)]
 #[command(version, about = "UDP: one datagram at a time, its limits, and who hears that it was lost", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Terminal 2: send a message in one datagram
     Send(SendArgs),
     /// Terminal 1: wait for a datagram and show it
@@ -67,13 +70,13 @@ enum Command {
 #[derive(Args)]
 struct SendArgs {
     /// Where to send to: an IPv4 or IPv6 address and a port
-    #[arg(default_value = "127.0.0.1:7778", value_parser = destination)]
+    #[arg(default_value = "127.0.0.1:7778", value_parser = destination("127.0.0.1:7778"))]
     address: SocketAddr,
     /// The text to send; may be empty
     #[arg(long, value_name = "TEXT", default_value = "Hello world!")]
     message: String,
     /// Address to send from [default: 127.0.0.1:7777, or [::1]:7777 for IPv6]
-    #[arg(long, value_name = "ADDRESS", conflicts_with = "unbound", value_parser = socket_addr)]
+    #[arg(long, value_name = "ADDRESS", conflicts_with = "unbound", value_parser = address("127.0.0.1:7777"))]
     bind: Option<SocketAddr>,
     /// Do not call bind: the kernel does it with the first datagram
     #[arg(long)]
@@ -95,7 +98,7 @@ struct SendArgs {
 #[derive(Args)]
 struct ReceiveArgs {
     /// Address and port to receive on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7778", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7778", value_parser = address("127.0.0.1:7778"))]
     address: SocketAddr,
     /// Length of the receive buffer in bytes, at most 65536
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(0..=65536))]
@@ -109,12 +112,6 @@ struct ReceiveArgs {
     /// Wait for Enter before each socket call
     #[arg(long)]
     pause: bool,
-}
-
-/// An address somebody can be at: nobody is at port 0.
-fn destination(text: &str) -> Result<SocketAddr, String> {
-    let address = socket_addr(text)?;
-    if address.port() == 0 { Err("a port from 1 to 65535".into()) } else { Ok(address) }
 }
 
 /// A time in seconds, more than none and at most a day.
@@ -131,9 +128,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
         Some(Command::Send(args)) => send::run(args).map(|()| ExitCode::SUCCESS),
         Some(Command::Receive(args)) => receive::run(args).map(|()| ExitCode::SUCCESS),
         Some(Command::Capture { from, to }) => capture::run(*from, *to).map(|()| ExitCode::SUCCESS),

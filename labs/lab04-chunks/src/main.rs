@@ -30,7 +30,7 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind, value_parser};
-use shared::{DemoArgs, socket_addr};
+use shared::{DemoArgs, SheetArgs, destination};
 
 use crate::fate::Rates;
 
@@ -57,17 +57,20 @@ the lecture.";
 
 #[derive(Parser)]
 #[command(version, about = "A big message in many datagrams", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Terminal 1: receive a message block by block
     Receive(ReceiveArgs),
     /// Terminal 2: send a message in blocks of 1024 bytes
@@ -106,7 +109,7 @@ struct SendArgs {
     /// What to send; - is standard input, read to its end [default: the lecture's 84001 bytes]
     file: Option<PathBuf>,
     /// Where to
-    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS:PORT", value_parser = socket_addr)]
+    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS", value_parser = destination("127.0.0.1:7778"))]
     to: SocketAddr,
     /// Port to send from; 0 lets the kernel choose, as a second sender needs it
     #[arg(long, default_value_t = 7777)]
@@ -137,7 +140,7 @@ struct RelayArgs {
     #[arg(long, default_value = "127.0.0.1")]
     bind: IpAddr,
     /// Where to
-    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS:PORT", value_parser = socket_addr)]
+    #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS", value_parser = destination("127.0.0.1:7778"))]
     to: SocketAddr,
     /// Start of the random series: the same seed and rates, the same fates
     #[arg(long, default_value_t = 1)]
@@ -162,9 +165,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
         Some(Command::Receive(args)) if args.numbered => receive_numbered::run(args).map(|()| ExitCode::SUCCESS),
         Some(Command::Receive(args)) => receive::run(args).map(|()| ExitCode::SUCCESS),
         Some(Command::Send(args)) => send::run(args).map(|()| ExitCode::SUCCESS),

@@ -9,8 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::wait_until;
 use nix::sys::{socket::SockaddrStorage, stat::fstat};
-use shared::{At, Screen, wait_until};
+use shared::{At, Screen};
 use socket2::Socket;
 
 /// An open socket is in the kernel's table; this is for the file that shows it.

@@ -95,8 +95,6 @@ fn the_command_line_keeps_the_rules_of_all_labs() {
 #[test]
 fn the_sheet_quotes_a_real_run() {
     testkit::assert_sheet_quotes_a_run("lab04-chunks", &DEMO);
-    let sheet = run(Command::new(LAB).arg("sheet"));
-    assert!(sheet.stdout.starts_with("## lab04-chunks") && !sheet.stdout.contains("<details>"));
 }
 
 #[test]
@@ -293,7 +291,7 @@ fn a_small_receive_buffer_loses_silently_and_the_receiver_tells_the_kernels_numb
 
     receiver.input = None; // no further pauses
     wait_until("all that fitted was read", LIMIT, || {
-        let unread = shared::kernel::udp_sockets(addr.port())?.iter().map(|row| row.recv_queue).sum::<u32>();
+        let unread = kernel::udp_sockets(addr.port())?.iter().map(|row| row.recv_queue).sum::<u32>();
         Ok((unread == 0).then_some(()))
     })
     .unwrap();
@@ -376,7 +374,7 @@ fn random_datagrams_leave_both_receivers_as_they_were() {
         });
         outcome.unwrap();
         wait_until("all of it read", LIMIT, || {
-            Ok((shared::kernel::udp_sockets(addr.port())?.iter().all(|row| row.recv_queue == 0)).then_some(()))
+            Ok((kernel::udp_sockets(addr.port())?.iter().all(|row| row.recv_queue == 0)).then_some(()))
         })
         .unwrap();
         signal(&receiver, Signal::SIGTERM);
@@ -445,7 +443,7 @@ fn foreign_receivers_hear() {
             }
             .unwrap();
             let bound = wait_until("the foreign receiver bound", Duration::from_secs(2), || {
-                Ok((!shared::kernel::udp_sockets(addr.port())?.is_empty()).then_some(()))
+                Ok((!kernel::udp_sockets(addr.port())?.is_empty()).then_some(()))
             });
             tries += 1;
             match bound {

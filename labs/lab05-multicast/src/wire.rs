@@ -12,6 +12,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::wait_until;
 use nix::{
     errno::Errno,
     ifaddrs::getifaddrs,
@@ -19,7 +20,7 @@ use nix::{
     net::if_::{InterfaceFlags, if_nametoindex},
     sys::socket::{LinkAddr, MsgFlags, SockaddrIn, SockaddrIn6, recv, recvfrom, sendto},
 };
-use shared::{At, Screen, wait_until};
+use shared::{At, Screen};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::WireArgs;

@@ -100,8 +100,6 @@ fn the_sheet_quotes_a_real_run() {
         return; // it quotes loop-back
     }
     testkit::assert_sheet_quotes_a_run("lab05-multicast", &DEMO);
-    let sheet = run(Command::new(LAB).arg("sheet"));
-    assert!(sheet.stdout.starts_with("## lab05-multicast") && !sheet.stdout.contains("<details>"));
 }
 
 #[test]
@@ -252,7 +250,7 @@ fn nc_cannot_join_and_hears_the_group_as_soon_as_somebody_on_this_host_has_joine
     let group = own_group();
     let port = group.addr.port().to_string();
     let mut nc = Role::spawn(Command::new("nc").args(["-u", "-l", "0.0.0.0", &port])).unwrap();
-    let bound = || shared::kernel::udp_sockets(group.addr.port()).unwrap().into_iter();
+    let bound = || kernel::udp_sockets(group.addr.port()).unwrap().into_iter();
     wait_until("nc bound", LIMIT, || Ok(bound().find(|row| row.pair.local.ip().is_unspecified()))).unwrap();
 
     let send_sock = foreign_sender();
@@ -385,7 +383,7 @@ fn without_unshare_and_ip_one_experiment_is_skipped_and_says_what_it_needs() {
     let folder = TempDir::new();
     let played = run(Command::new(LAB).arg("demo").env("PATH", folder.path()));
     assert_eq!(played.code(), 0, "{}{}", played.stdout, played.stderr);
-    assert!(played.stdout.contains(" 1 SKIPPED, 0 UNEXPECTED"), "{}", played.stdout);
+    assert!(played.stdout.contains("verdict   SKIPPED"), "{}", played.stdout);
     assert!(
         played.stdout.contains("SKIPPED    needs a private network with a veth pair and IPv6"),
         "{}",

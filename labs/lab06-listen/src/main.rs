@@ -19,7 +19,7 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::{DemoArgs, socket_addr};
+use shared::{DemoArgs, SheetArgs, address};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -34,17 +34,20 @@ Examples:
 
 #[derive(Parser)]
 #[command(version, about = "listen, accept and connect: the accept queue between them", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Terminal 1: listen and never accept
     Listen(ListenArgs),
     /// Terminal 1: listen and accept one client
@@ -56,7 +59,7 @@ enum Command {
 #[derive(Args)]
 struct ListenArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Limit of the accept queue; the lecture's 0
     #[arg(long, default_value_t = 0, value_name = "N", allow_negative_numbers = true)]
@@ -69,7 +72,7 @@ struct ListenArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Wait for Enter before each socket call
     #[arg(long)]
@@ -83,9 +86,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => return shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => return shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => return shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => return shared::sheet(include_str!("../README.md"), args),
         Some(Command::Listen(args)) => listen::run(args)?,
         Some(Command::Server(args)) => server::run(args)?,
         Some(Command::Client(args)) => client::run(args)?,

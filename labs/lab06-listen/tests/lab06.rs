@@ -154,7 +154,7 @@ fn pause_waits_before_each_call() {
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     testkit::assert_addresses_are_refused(LAB, "listen", "client");
     let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
-    for usage in [&["listen", "7777"][..], &["client", "127.0.0.1:65536"], &["listen", "--backlog", "many"]] {
+    for usage in [&["listen", "77777"][..], &["client", "127.0.0.1:65536"], &["listen", "--backlog", "many"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }

@@ -24,7 +24,7 @@ use std::{net::IpAddr, num::NonZeroUsize, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::DemoArgs;
+use shared::{DemoArgs, SheetArgs};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -43,17 +43,20 @@ kept, Ctrl-R shows it again.";
 
 #[derive(Parser)]
 #[command(version, about = "One server, many clients, one line to all of them", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Terminal 1: let clients in, show their lines reversed, send yours to all of them
     Server(ServerArgs),
     /// Terminal 2: send lines, show the server's reversed
@@ -99,9 +102,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
         Some(Command::Server(args)) => server::run(args).map(|()| ExitCode::SUCCESS),
         Some(Command::Client(args)) => client::run(args),
     }

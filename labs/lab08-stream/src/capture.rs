@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::{Result, bail, ensure};
+use kernel::Pair;
 use nix::{
     errno::Errno,
     libc,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{At, Screen, kernel::Pair};
+use shared::{At, Screen};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::experiments::connected;

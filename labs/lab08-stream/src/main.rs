@@ -22,7 +22,7 @@ use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, value_parser};
-use shared::{DemoArgs, socket_addr};
+use shared::{DemoArgs, SheetArgs, address};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -42,17 +42,20 @@ receive keeps at most 64 MiB.";
 
 #[derive(Parser)]
 #[command(version, about = "TCP send and receive: a big message, and a stream that has no messages", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Terminal 2: send a big message
     Send(SendArgs),
     /// Terminal 1: receive until the terminator
@@ -71,7 +74,7 @@ enum Command {
 #[derive(Args)]
 struct SendArgs {
     /// The receiver's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// The text of the message [default: Hello world!]
     #[arg(long, value_name = "TEXT")]
@@ -93,7 +96,7 @@ struct SendArgs {
 #[derive(Args)]
 struct ReceiveArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Length of the receive buffer in bytes
     #[arg(long, value_name = "BYTES", default_value_t = 1024, value_parser = value_parser!(u32).range(1..=1_048_576))]
@@ -132,9 +135,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => return shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => return shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => return shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => return shared::sheet(include_str!("../README.md"), args),
         Some(Command::Send(args)) => send::run(args)?,
         Some(Command::Receive(args)) => receive::run(args)?,
         Some(Command::Capture) => capture::run()?,

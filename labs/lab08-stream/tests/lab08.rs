@@ -271,8 +271,8 @@ fn foreign_receivers_get_the_big_message() {
         let port = addr.port().to_string();
         let mut nc = Command::new("nc").args(["-l", "127.0.0.1", &port]).stdout(out).spawn()?;
         let sent = wait_until("nc to listen", Duration::from_secs(2), || {
-            let held = shared::kernel::tcp_sockets(addr.port())?;
-            Ok(held.iter().any(|row| row.state == shared::kernel::State::Listen).then_some(()))
+            let held = kernel::tcp_sockets(addr.port())?;
+            Ok(held.iter().any(|row| row.state == kernel::State::Listen).then_some(()))
         });
         if sent.is_ok() {
             let Finished { status, .. } = run(Command::new(LAB).args(["send", &addr.to_string()]));
@@ -347,7 +347,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     testkit::assert_addresses_are_refused(LAB, "receive", "send");
     let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
     for usage in [
-        &["receive", "7777"][..],
+        &["receive", "77777"][..],
         &["send", "127.0.0.1:65536"],
         &["send", "--block", "0"],
         &["receive", "--buffer", "0"],
@@ -385,8 +385,7 @@ fn the_queues_the_demo_prints_are_those_of_ss() {
     let port = addr.port();
     wait_until("ss and the kernel's table to agree", LIMIT, || {
         let shown = run(Command::new("ss").args(["-Htn", &format!("sport = :{port}")])).stdout;
-        let row =
-            shared::kernel::tcp_sockets(port)?.into_iter().find(|row| row.pair.local == addr && row.recv_queue > 0);
+        let row = kernel::tcp_sockets(port)?.into_iter().find(|row| row.pair.local == addr && row.recv_queue > 0);
         let fields: Vec<&str> = shown.split_whitespace().collect();
         Ok(row.filter(|row| fields.get(1) == Some(&row.recv_queue.to_string().as_str())).map(|_| ()))
     })

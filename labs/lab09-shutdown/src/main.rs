@@ -22,7 +22,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, DemoArgs, Stop, socket_addr};
+use shared::{At, DemoArgs, SheetArgs, Stop, address};
 use socket2::Socket;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
@@ -37,17 +37,20 @@ Examples:
 
 #[derive(Parser)]
 #[command(version, about = "shutdown, close and reset: the ways to end a connection", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Terminal 1: receive until end of stream, answer, close
     Server(ServerArgs),
     /// Terminal 2: send, end in one of five ways, receive the answer
@@ -57,7 +60,7 @@ enum Command {
 #[derive(Args)]
 struct ServerArgs {
     /// Address to listen on; port 0 lets the kernel choose
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Wait for Enter before each socket call
     #[arg(long)]
@@ -67,7 +70,7 @@ struct ServerArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = socket_addr)]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// What to send
     #[arg(long, default_value = "get the last message", value_name = "TEXT")]
@@ -102,9 +105,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => return shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => return shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => return shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => return shared::sheet(include_str!("../README.md"), args),
         Some(Command::Server(args)) => server::run(args)?,
         Some(Command::Client(args)) => client::run(args)?,
     }

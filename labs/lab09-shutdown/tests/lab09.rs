@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
+use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
-use shared::kernel::{Pair, State, wait_for_state};
 use testkit::{Demo, Role, ends_well, failed, have, root, run, signal, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab09-shutdown");
@@ -295,7 +295,7 @@ fn pause_waits_before_each_call() {
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     testkit::assert_addresses_are_refused(LAB, "server", "client");
     let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
-    for usage in [&["server", "7777"][..], &["client", "127.0.0.1:65536"], &["client", "--how", "abort"]] {
+    for usage in [&["server", "77777"][..], &["client", "127.0.0.1:65536"], &["client", "--how", "abort"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }

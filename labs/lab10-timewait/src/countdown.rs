@@ -3,11 +3,9 @@
 use std::{os::fd::AsFd, time::Duration};
 
 use anyhow::Result;
+use kernel::{Row, State, tcp_sockets};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use shared::{
-    Screen, Stop,
-    kernel::{Row, State, tcp_sockets},
-};
+use shared::{Screen, Stop};
 
 /// Between two looks at the kernel's table.
 const EVERY_MS: u16 = 1000;

@@ -3,10 +3,8 @@
 use std::{fs, path::Path, time::Instant};
 
 use anyhow::{Context, Result, ensure};
-use shared::{
-    At, Screen,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-};
+use kernel::{Pair, State, tcp_socket, wait_for_state};
+use shared::{At, Screen};
 
 use crate::experiments::{LIMIT, acknowledged, connected_pair, listening};
 

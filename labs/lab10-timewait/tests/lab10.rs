@@ -9,8 +9,8 @@ use std::{
     time::Duration,
 };
 
+use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
-use shared::kernel::{Pair, State, wait_for_state};
 use socket2::{Domain, Socket, Type};
 use testkit::{
     Demo, Role, TempDir, ends_well, have, interrupt, one_processor, path_with, root, run, signal, skip_without,
@@ -299,7 +299,7 @@ fn pause_waits_before_each_call() {
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     testkit::assert_addresses_are_refused(LAB, "server", "client");
-    for usage in [&["server", "7777"][..], &["client", "127.0.0.1:65536"], &["countdown"], &["countdown", "0"]] {
+    for usage in [&["server", "77777"][..], &["client", "127.0.0.1:65536"], &["countdown"], &["countdown", "0"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }

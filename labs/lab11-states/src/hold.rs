@@ -9,11 +9,12 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use kernel::State;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, Pause, Screen, Stop, kernel::State};
+use shared::{At, Pause, Screen, Stop};
 
 use crate::{HoldArgs, log::Log, reach::reach, states::facts};
 

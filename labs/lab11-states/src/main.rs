@@ -14,14 +14,14 @@ mod hold;
 mod log;
 mod reach;
 mod states;
-mod tcp_info;
 mod tour;
 
 use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::{DemoArgs, kernel::State};
+use kernel::State;
+use shared::{DemoArgs, SheetArgs};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -35,17 +35,20 @@ Examples:
 
 #[derive(Parser)]
 #[command(version, about = "All eleven TCP states, each held still and read from the kernel", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
 struct Cli {
     #[command(subcommand)]
     command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Play the experiments (also without any argument)
     Demo(DemoArgs),
-    /// Print this lab's section of NOTES.md
-    Sheet,
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
     /// Take sockets through all eleven states and draw the way
     Tour(TourArgs),
     /// Keep a socket in one state, so that ss and netstat can look at it
@@ -83,9 +86,9 @@ fn main() -> ExitCode {
 
 fn dispatch(cli: &Cli) -> Result<ExitCode> {
     match &cli.command {
-        None => return shared::play(&experiments::LESSON, &DemoArgs::default()),
+        None => return shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
-        Some(Command::Sheet) => return shared::sheet(include_str!("../../../NOTES.md"), LAB),
+        Some(Command::Sheet(args)) => return shared::sheet(include_str!("../README.md"), args),
         Some(Command::Tour(args)) => tour::run(args)?,
         Some(Command::Hold(args)) => hold::run(args)?,
     }

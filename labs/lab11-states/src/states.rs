@@ -1,6 +1,6 @@
 //! What there is to know of each state, and the diagram.
 
-use shared::kernel::State::{self, *};
+use kernel::State::{self, *};
 
 /// One state: how to get there, how long it lasts, what many of them mean.
 pub struct Facts {

@@ -1,6 +1,6 @@
 //! What holds for every lab's demo.
 
-use std::{fs, net::TcpListener, os::unix::process::ExitStatusExt, process::Command};
+use std::{env, fs, net::TcpListener, os::unix::process::ExitStatusExt, process::Command};
 
 use nix::sys::signal::Signal;
 
@@ -12,6 +12,8 @@ const OUTCOMES: [&str; 5] = ["CONFIRMED", "CORRECTED", "ANSWERED", "SKIPPED", "U
 
 /// A demo that was played.
 pub struct Demo {
+    /// The lab's binary.
+    binary: String,
     /// The run.
     pub finished: Finished,
 }
@@ -19,7 +21,7 @@ pub struct Demo {
 impl Demo {
     /// Plays all experiments of a lab.
     pub fn play(binary: &str) -> Demo {
-        Demo { finished: run(Command::new(binary).arg("demo")) }
+        Demo { binary: binary.into(), finished: run(Command::new(binary).arg("demo")) }
     }
 
     /// Each experiment's name and verdict, read from the scoreboard.
@@ -104,7 +106,6 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     skipped.type_line("r").unwrap(); // again
     skipped.wait_for("[Enter]").unwrap();
     skipped.type_line("s").unwrap();
-    skipped.wait_for("not played").unwrap();
     assert_eq!(skipped.wait_for_end().unwrap().code(), Some(0));
 }
 
@@ -152,9 +153,9 @@ pub fn assert_addresses_are_refused(binary: &str, binds: &str, connects: &str) {
     refused(binds, &addr, &format!("bind {addr}: EADDRINUSE (98) Address already in use"));
     drop(taken);
     refused(connects, &addr, &format!("connect {addr}: ECONNREFUSED (111) Connection refused"));
-    for (role, text) in [(binds, "7777"), (connects, "127.0.0.1:65536")] {
+    for (role, text) in [(binds, "77777"), (connects, "127.0.0.1:65536")] {
         let (code, stderr) = failed(Command::new(binary).args([role, text]));
-        let example = format!("'{text}' for '[ADDRESS]': not ADDRESS:PORT in numbers, such as 127.0.0.1:7777");
+        let example = format!("'{text}' for '[ADDRESS]': not PORT, ADDRESS, NAME or one of these with :PORT, such as");
         assert!(code == 2 && stderr.contains(&example), "{role} {text}: {code} {stderr}");
     }
     let foreign = "192.0.2.1:7777"; // of RFC 5737, for documentation
@@ -166,26 +167,87 @@ fn lab_of(binary: &str) -> &str {
     binary.rsplit('/').next().unwrap().split('-').next().unwrap()
 }
 
-/// Guards the sheet: each output it quotes between "```text" and "```" must be what the demo prints, digits aside.
+/// With this set, a test that guards a sheet first puts the output of this run into it: `UPDATE_SHEET=1 cargo test`.
+const UPDATE_SHEET: &str = "UPDATE_SHEET";
+
+/// Guards the sheet: each output it quotes between "```text" and "```" must be what the demo prints, digits aside; and
+/// it quotes each experiment that can be skipped.
 ///
 /// # Panics
-/// NOTES.md has no section for the lab, the section quotes nothing, or a quoted line is not in the output.
+/// The lab has no sheet, the sheet quotes too little, or a quoted line is not in the output.
 pub fn assert_sheet_quotes_a_run(lab: &str, demo: &Demo) {
     let skipped = demo.verdicts().iter().any(|(_, verdict)| verdict == "SKIPPED");
     if skip_without(skipped, "what a skipped experiment needs: the sheet quotes a whole run", CHECK) {
         return;
     }
-    let notes = fs::read_to_string(root().join("NOTES.md")).unwrap();
-    let section = notes.split("\n## ").find(|section| section.starts_with(lab)).expect("a section of NOTES.md");
+    let path = root().join("labs").join(lab).join("README.md");
+    let mut sheet = fs::read_to_string(&path).expect("the lab's sheet");
+    if env::var_os(UPDATE_SHEET).is_some() {
+        sheet = with_output(&sheet, &demo.finished.stdout, &can_be_skipped(&demo.binary));
+        fs::write(&path, &sheet).unwrap();
+    }
+    let shown = run(Command::new(&demo.binary).args(["sheet", "--all"])).stdout;
+    assert!(shown.starts_with(&format!("# {lab}\n")) && !shown.contains("<details>"), "{shown}");
     let printed: Vec<String> = demo.finished.stdout.lines().map(without_digits).collect();
     let mut quoted = 0;
-    for block in section.split("```text\n").skip(1) {
+    for block in sheet.split("```text\n").skip(1) {
         for line in block.split("```").next().unwrap().lines().filter(|line| !line.is_empty()) {
-            assert!(printed.contains(&without_digits(line)), "the sheet quotes a line no run prints: {line}");
+            assert!(
+                printed.contains(&without_digits(line)),
+                "the sheet quotes a line no run prints ({UPDATE_SHEET}=1 mends it): {line}"
+            );
             quoted += 1;
         }
     }
     assert!(quoted >= 5, "the sheet of {lab} quotes only {quoted} lines of output");
+    for title in can_be_skipped(&demo.binary) {
+        let recorded = sheet.contains(&format!("```text\n{title}\n"));
+        assert!(recorded, "'{title}' can be skipped, and the sheet has no run of it ({UPDATE_SHEET}=1 puts it there)");
+    }
+}
+
+/// The titles of the experiments that need something, and so can be skipped: `3 * name`.
+fn can_be_skipped(binary: &str) -> Vec<String> {
+    let list = run(Command::new(binary).args(["demo", "--list"])).stdout;
+    let (mut title, mut titles) = (String::new(), Vec::new());
+    for line in list.lines() {
+        if let Some((name, _)) =
+            line.rsplit_once("  ").filter(|_| line.starts_with(|first: char| first.is_ascii_digit()))
+        {
+            title = name.into();
+        } else if line.starts_with("    needs ") && titles.last() != Some(&title) {
+            titles.push(title.clone());
+        }
+    }
+    titles
+}
+
+/// The sheet with each block of output replaced by what this run printed under the same title.
+fn with_output(sheet: &str, stdout: &str, wanted: &[String]) -> String {
+    let (played, board) = stdout.split_once("\nscoreboard\n").expect("a scoreboard");
+    let counts = board.lines().position(|line| line.contains(" SKIPPED, ")).expect("the counts");
+    let board = board.lines().take(counts + 1).collect::<Vec<_>>().join("\n");
+    let blocks: Vec<String> = played.split("\n\n").map(|block| block.trim_end().into()).collect();
+    let mut parts = sheet.split("```text\n");
+    let mut updated = parts.next().unwrap().to_string();
+    for part in parts {
+        let (old, after) = part.split_once("```").expect("an end of the output");
+        let title = old.lines().next().unwrap_or_default();
+        let found = blocks.iter().find(|block| block.lines().next() == Some(title));
+        let new = match title {
+            "scoreboard" => format!("scoreboard\n{board}\n"),
+            _ => found.map_or_else(|| old.to_string(), |block| format!("{block}\n")),
+        };
+        if title == "scoreboard" {
+            let missing = |block: &&String| {
+                let title = block.lines().next().unwrap_or_default();
+                wanted.iter().any(|wanted| wanted == title) && !sheet.contains(&format!("```text\n{title}\n"))
+            };
+            blocks.iter().filter(missing).for_each(|block| updated += &format!("```text\n{block}\n```\n\n"));
+        }
+        updated += &format!("```text\n{new}```{after}");
+    }
+    updated
 }
 
 /// Ports, descriptors, process ids and times differ from run to run; and on a busy machine any line may carry a stamp.

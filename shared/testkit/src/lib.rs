@@ -28,7 +28,8 @@ pub use demo::{
     Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
     assert_privileged_port_is_refused, assert_sheet_quotes_a_run,
 };
-pub use shared::{NotSeen, Role, wait_until};
+pub use kernel::{NotSeen, wait_until};
+pub use shared::Role;
 pub use strace::assert_printed_calls_are_real;
 
 /// A program that has not ended by then hangs.

@@ -12,23 +12,15 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use nix::{getsockopt_impl, libc, sockopt_impl, sys::socket::getsockopt, unistd::geteuid};
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{State, udp_sockets},
-    returned, wait_until,
-};
+use kernel::{State, tcp_info, udp_sockets, wait_until};
+use nix::{libc, unistd::geteuid};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, hold_role, inode_in, inode_of, links};
 
 /// This program's main thread and the watchdog of its demo.
 const THREADS: usize = 2;
-
-sockopt_impl!(
-    /// The head of `struct tcp_info`, see tcp(7). Its first byte is the state.
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 8]
-);
 
 pub fn same_number(stage: &mut Stage) -> Result<Verdict> {
     /// Which numbers of the second run differ from those of the first.
@@ -191,8 +183,7 @@ pub fn unbound(stage: &mut Stage) -> Result<Verdict> {
     let tcp_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", "")?;
     let tcp_fd = tcp_sock.as_raw_fd();
     stage.say("tcp", format_args!("socket(AF_INET, SOCK_STREAM, 0) = {tcp_fd}"));
-    let info = getsockopt(&tcp_sock, TcpInfo).at("getsockopt", "TCP_INFO")?;
-    let state = State::from_number(info[0]).context("an unknown state")?;
+    let state = tcp_info::state(&tcp_sock).at("getsockopt", "TCP_INFO")?.context("an unknown state")?;
     stage.say("tcp", format_args!("getsockopt({tcp_fd}, SOL_TCP, TCP_INFO) = 0  state {state}"));
     ensure!(state == State::Closed, "a TCP socket that was only created is {state}");
 

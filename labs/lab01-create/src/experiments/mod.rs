@@ -6,6 +6,7 @@ mod sharing;
 use std::{collections::BTreeMap, fs, os::fd::RawFd, time::Duration};
 
 use anyhow::{Context, Result};
+use kernel::need::{LOOPBACK, PORTS};
 use shared::{At, Experiment, Lesson, Role};
 
 /// How long an answer may take; far more than this machine needs.
@@ -14,10 +15,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "this process and hold as its child",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "same-number",
             starred: true,
+            minutes: 5,
             claim: "The process id and the descriptor are different numbers each time the program runs.",
             source: "notes ch.2, Creating socket",
             needs: &[],
@@ -26,6 +29,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "kill-9",
             starred: true,
+            minutes: 5,
             claim: "Once the program is terminated its descriptors are gone: the OS closes them.",
             source: "notes ch.2, Creating socket",
             needs: &[],
@@ -34,6 +38,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "two-numbers",
             starred: true,
+            minutes: 5,
             claim: "To the OS a socket is a descriptor, named by a unique number, and close() closes the socket.",
             source: "notes ch.2, What is a socket?",
             needs: &[],
@@ -42,6 +47,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "under-proc",
             starred: false,
+            minutes: 3,
             claim: "ls -l /proc/X/fd/Y shows the descriptor of a socket that was only created.",
             source: "notes ch.2, Creating socket",
             needs: &[],
@@ -50,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "unbound",
             starred: false,
+            minutes: 3,
             claim: "Creating adds a descriptor; only binding puts the socket on the list of bound sockets.",
             source: "notes ch.2, Creating socket and Binding socket",
             needs: &[],
@@ -58,6 +65,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "on-exec",
             starred: false,
+            minutes: 3,
             claim: "The OS assigns the descriptor to the process that has created the socket.",
             source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
@@ -66,6 +74,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "read-write",
             starred: false,
+            minutes: 3,
             claim: "A socket is similar to a file, but in place of read, write and seek it has send and recvfrom.",
             source: "notes ch.2, What is a socket?",
             needs: &[],
@@ -74,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "families",
             starred: false,
+            minutes: 3,
             claim: "There are three address families: AF_INET, AF_INET6 and AF_UNIX.",
             source: "notes ch.2, Address family control",
             needs: &[],

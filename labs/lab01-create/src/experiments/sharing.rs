@@ -7,6 +7,7 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use kernel::{NotSeen, wait_until};
 use nix::{
     errno::Errno,
     sys::{
@@ -15,7 +16,7 @@ use nix::{
     },
     unistd::{Whence, dup, lseek, read, write},
 };
-use shared::{At, NotSeen, Predicts, Stage, Verdict, returned, wait_until};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, hold_role, inode_in, inode_of, links, listed};

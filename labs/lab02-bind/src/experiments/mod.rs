@@ -13,8 +13,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::Need;
+use kernel::need::{LOOPBACK, PORTS};
 use nix::unistd::geteuid;
-use shared::{At, Experiment, Lesson, Need};
+use shared::{At, Experiment, Lesson};
 use socket2::Socket;
 
 /// How long an answer may take; far more than loopback needs.
@@ -49,10 +51,12 @@ const NOT_192_0_2_1: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "all sockets are on this machine",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "in-the-table",
             starred: true,
+            minutes: 5,
             claim: "A bound UDP socket is in netstat's table. A bound TCP socket is registered with 127.0.0.1:7777, as \
                     one sees.",
             source: "notes ch.2, Binding socket (UDP and TCP)",
@@ -62,6 +66,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "any-address",
             starred: true,
+            minutes: 5,
             claim: "A socket on 127.0.0.1 is limited to the local system. How is one bound to all interfaces without \
                     naming their addresses?",
             source: "notes ch.2, Binding socket, questions 2 and 3",
@@ -71,6 +76,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "implicit-bind",
             starred: true,
+            minutes: 5,
             claim: "sendto on an unbound socket binds it to all addresses; a datagram's source is the address its \
                     socket is bound to.",
             source: "notes ch.2, Sending a message inside UDP packet",
@@ -80,6 +86,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "port-zero",
             starred: false,
+            minutes: 3,
             claim: "What happens with port 0 in place of 7777? Port 0 means the first unused port.",
             source: "notes ch.2, Binding socket, question 1; Sending a message",
             needs: &[],
@@ -88,6 +95,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "below-1024",
             starred: false,
+            minutes: 3,
             claim: "Can a socket be bound to a port below 1024? Try 1023.",
             source: "notes ch.2, Binding socket, question 4",
             needs: &[PRIVILEGED_PORTS, ORDINARY_ACCOUNT],
@@ -96,6 +104,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "taken-port",
             starred: false,
+            minutes: 3,
             claim: "A UDP socket and a TCP socket of the lecture both use port 7777.",
             source: "notes ch.2, Binding socket (UDP and TCP); the question is ours",
             needs: &[],
@@ -104,6 +113,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "foreign-address",
             starred: false,
+            minutes: 3,
             claim: "Binding assigns an address to a socket, as one declares a new mailbox to the post.",
             source: "notes ch.2, Binding socket, definition 9; the question is ours",
             needs: &[OWN_ADDRESSES_ONLY, NOT_192_0_2_1],
@@ -112,6 +122,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "octal",
             starred: false,
+            minutes: 3,
             claim: "An IPv4 address is four octal values, such as 10.10.10.6.",
             source: "notes ch.2, Address family control",
             needs: &[],

@@ -3,11 +3,12 @@
 use std::{io::ErrorKind, net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Result, bail, ensure};
+use kernel::wait_until;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, sendto},
 };
-use shared::{At, Predicts, Stage, Verdict, returned, wait_until};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{ANY_PORT, LIMIT, addresses::sockaddr_in, local_addr};

@@ -7,12 +7,9 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
+use kernel::{Pair, State, tcp_sockets, udp_sockets};
 use nix::errno::Errno;
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_sockets, udp_sockets},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{ANY_PORT, bound_only, local_addr};

@@ -10,8 +10,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::Need;
+use kernel::need::{LOOPBACK, PORTS};
 use nix::sys::socket::SockaddrStorage;
-use shared::{At, Experiment, Lesson, Need};
+use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
 /// How long a datagram over loopback may take; far more than it needs.
@@ -31,10 +33,12 @@ const IPV6: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "sender and receiver in one process",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "rest-is-gone",
             starred: true,
+            minutes: 5,
             claim: "recvfrom(1024) takes 1024 bytes of a message; if there is more of it, call recvfrom again.",
             source: "notes ch.2, Receiving message",
             needs: &[],
@@ -43,6 +47,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "largest",
             starred: true,
+            minutes: 5,
             claim: "A datagram carries up to 65,527 bytes: 65,535, less the 8 bytes of its header.",
             source: "notes ch.2, UDP Protocol; over IPv4",
             needs: &[],
@@ -51,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "connect",
             starred: true,
+            minutes: 5,
             claim: "connect() is needed for TCP and does not exist for UDP. Why?",
             source: "notes ch.2, What is a socket?",
             needs: &[],
@@ -59,6 +65,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "largest-ipv6",
             starred: false,
+            minutes: 3,
             claim: "A datagram carries up to 65,527 bytes: 65,535, less the 8 bytes of its header.",
             source: "notes ch.2, UDP Protocol; over IPv6",
             needs: &[IPV6],
@@ -67,6 +74,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "empty",
             starred: false,
+            minutes: 3,
             claim: "recvfrom waits until something is received; without a timeout perhaps for ever.",
             source: "notes ch.2, Receiving message; the question is ours",
             needs: &[],
@@ -75,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "overflow",
             starred: false,
+            minutes: 3,
             claim: "Nobody controls the delivery: datagrams may be lost.",
             source: "notes ch.2, UDP Protocol",
             needs: &[],
@@ -83,6 +92,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "text",
             starred: false,
+            minutes: 3,
             claim: "Both programs print: Payload length 11 bytes: [Hello world!]",
             source: "notes ch.2, Sending a message inside UDP packet",
             needs: &[],
@@ -91,6 +101,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "header",
             starred: false,
+            minutes: 3,
             claim: "The checksum covers payload, UDP header and IP header; it is computed before the OS sends.",
             source: "notes ch.2, UDP packet (datagram)",
             needs: &[header::CAPTURE],

@@ -8,13 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use kernel::{udp_sockets, wait_until};
 use nix::{
     cmsg_space,
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{ControlMessageOwned, MsgFlags, SockaddrStorage, recv, recvmsg, send, sendto, setsockopt, sockopt},
 };
-use shared::{At, Predicts, Stage, Verdict, kernel::udp_sockets, returned, wait_until};
+use shared::{At, Predicts, Stage, Verdict, returned};
 
 use super::{ANY_PORT, LIMIT, SILENCE, bound, to};
 

@@ -3,8 +3,9 @@
 use std::{collections::HashSet, fs, os::fd::AsRawFd, time::Duration};
 
 use anyhow::Result;
+use kernel::{NotSeen, udp_sockets, wait_until};
 use nix::{errno::Errno, unistd::Pid};
-use shared::{At, NotSeen, Predicts, Stage, Verdict, kernel::udp_sockets, wait_until};
+use shared::{At, Predicts, Stage, Verdict};
 use socket2::Socket;
 
 use super::{LIMIT, receive_role, receiver, recv_block, relay_role, say_calls, send_block, send_blocks, sender};

@@ -1,7 +1,7 @@
 //! The lecture's claims about big messages, decided by the kernel.
 
 mod complete;
-mod kernel;
+mod in_kernel;
 mod numbers;
 
 use std::{
@@ -11,8 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::Need;
+use kernel::need::{LOOPBACK, PORTS};
 use nix::sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto, setsockopt, sockopt::UdpGsoSegment};
-use shared::{At, Experiment, Lesson, Need, Role, Stage};
+use shared::{At, Experiment, Lesson, Role, Stage};
 use socket2::{Domain, Socket, Type};
 
 /// How long a datagram or an answer may take; far more than loopback needs.
@@ -40,10 +42,12 @@ const UDP_SEGMENT: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "sender and receiver on this machine",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "two-senders",
             starred: true,
+            minutes: 5,
             claim: "The receiver does not tell senders apart: what if two send at the same time?",
             source: "notes ch.2, Dealing with Big Amount of Data, reflection",
             needs: &[],
@@ -52,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "one-lost",
             starred: true,
+            minutes: 5,
             claim: "A newline marks the end, so the receiver knows when it has the whole message, without its length.",
             source: "notes ch.2, Dealing with Big Amount of Data",
             needs: &[ROOM_FOR_83],
@@ -60,14 +65,16 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "small-buffer",
             starred: true,
+            minutes: 5,
             claim: "UDP gives the sender no feedback about the delivery.",
             source: "notes ch.2, UDP Multicasting, on the sections before; the question is ours",
             needs: &[],
-            play: kernel::small_buffer,
+            play: in_kernel::small_buffer,
         },
         Experiment {
             id: "whole",
             starred: false,
+            minutes: 3,
             claim: "84001 bytes go out in 83 datagrams, and the receiver puts them together again.",
             source: "notes ch.2, Dealing with Big Amount of Data",
             needs: &[ROOM_FOR_83],
@@ -76,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "early-newline",
             starred: false,
+            minutes: 3,
             claim: "The line break indicates the end of the message.",
             source: "notes ch.2, Dealing with Big Amount of Data",
             needs: &[],
@@ -84,6 +92,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "three-ways",
             starred: false,
+            minutes: 3,
             claim: "Instead of the terminator the first block may give the total length.",
             source: "notes ch.2, Ensuring Packet Arrival Order, note; the question is ours",
             needs: &[],
@@ -92,6 +101,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "mended",
             starred: false,
+            minutes: 3,
             claim: "UDP does not keep the order: a number at the start of each block lets the receiver restore it.",
             source: "notes ch.2, Ensuring Packet Arrival Order",
             needs: &[ROOM_FOR_83],
@@ -100,10 +110,11 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "kernel-splits",
             starred: false,
+            minutes: 3,
             claim: "Big data has to be split by hand into smaller blocks before it is sent.",
             source: "notes ch.2, Sending a message inside UDP packet",
             needs: &[ROOM_FOR_83, UDP_SEGMENT],
-            play: kernel::kernel_splits,
+            play: in_kernel::kernel_splits,
         },
     ],
     next: &[

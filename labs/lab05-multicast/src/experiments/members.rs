@@ -3,8 +3,9 @@
 use std::process::Command;
 
 use anyhow::Result;
+use kernel::{NotSeen, wait_until};
 use nix::sys::signal::{Signal, kill};
-use shared::{At, NotSeen, Predicts, Role, Stage, Verdict, wait_until};
+use shared::{At, Predicts, Role, Stage, Verdict};
 
 use super::{LIMIT, OwnGroup, users};
 

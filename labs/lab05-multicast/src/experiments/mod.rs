@@ -15,11 +15,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::Need;
+use kernel::need::{LOOPBACK, PORTS};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto},
 };
-use shared::{At, Experiment, Lesson, Need, Stage, returned};
+use shared::{At, Experiment, Lesson, Stage, returned};
 use socket2::{Domain, Socket, Type};
 
 /// How long an answer may take; far more than loopback needs.
@@ -40,10 +42,12 @@ const PRIVATE_NETWORK: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "senders and receivers on this machine",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "ttl-option",
             starred: true,
+            minutes: 5,
             claim: "IP_DEFAULT_MULTICAST_TTL with 4 sets the multicast time-to-live: four sub-nets up.",
             source: "notes ch.2, Sending Multicast",
             needs: &[],
@@ -52,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "never-joined",
             starred: true,
+            minutes: 5,
             claim: "Only the interested get it: who wants to receive must be subscribed to the group.",
             source: "notes ch.2, UDP Multicasting",
             needs: &[],
@@ -60,6 +65,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "second-receiver",
             starred: true,
+            minutes: 5,
             claim: "A reusable socket (SO_REUSEADDR) is perhaps not needed.",
             source: "notes ch.2, comment in both multicast listings",
             needs: &[],
@@ -68,6 +74,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "no-member",
             starred: false,
+            minutes: 3,
             claim: "Without a membership nothing is received.",
             source: "notes ch.2, UDP Multicasting; here nobody on this host has joined",
             needs: &[],
@@ -76,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "how-many",
             starred: false,
+            minutes: 3,
             claim: "Who sent a multicast has no idea how many peers received it.",
             source: "notes ch.2, UDP Multicasting",
             needs: &[],
@@ -84,6 +92,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "membership",
             starred: false,
+            minutes: 3,
             claim: "A receiver joins; the lecture's program never leaves the group.",
             source: "ours; notes ch.2, Receiving Multicast, ends with close",
             needs: &[],
@@ -92,6 +101,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "bound-to",
             starred: false,
+            minutes: 3,
             claim: "The receiver is bound to the group's address, not to one of its own.",
             source: "notes ch.2, Receiving Multicast; the question is ours",
             needs: &[],
@@ -100,6 +110,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "loop-back",
             starred: false,
+            minutes: 3,
             claim: "Both ends enable IP_MULTICAST_LOOP, so that this machine receives too. A multicast is sent once.",
             source: "notes ch.2, both listings, and UDP Multicasting",
             needs: &[PRIVATE_NETWORK],

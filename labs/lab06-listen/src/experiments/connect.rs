@@ -3,15 +3,12 @@
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, Row, State, tcp_sockets, wait_for_state};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrIn, recv, send, sendto},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, Row, State, tcp_sockets, wait_for_state},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 
 use super::{LIMIT, bound, client_socket, local_addr};
 

@@ -11,8 +11,10 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::Need;
+use kernel::need::{LOOPBACK, PORTS};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use shared::{At, Experiment, Lesson, Need};
+use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
@@ -30,10 +32,12 @@ const FAST_OPEN: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends run in this one process",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "before-accept",
             starred: true,
+            minutes: 5,
             claim: "accept is picking up the phone; then the conversation may start.",
             source: "notes ch.2, Accepting connections",
             needs: &[],
@@ -42,6 +46,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "backlog",
             starred: true,
+            minutes: 5,
             claim: "The backlog is the size of the waiting queue; 0 means that there is no queue.",
             source: "notes ch.2, Listening",
             needs: &[],
@@ -50,6 +55,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "full-queue",
             starred: true,
+            minutes: 5,
             claim: "A listening socket denies a new connection when there are too many.",
             source: "notes ch.2, TCP states (Abort); ch.4 calls it a reset",
             needs: &[],
@@ -58,6 +64,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "not-listening",
             starred: false,
+            minutes: 3,
             claim: "After creating and binding its socket the server is ready to accept connections.",
             source: "user manual, step 6",
             needs: &[],
@@ -66,6 +73,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "new-socket",
             starred: false,
+            minutes: 3,
             claim: "accept creates another socket, just for the client that was requesting the connection.",
             source: "notes ch.2, Accepting connections",
             needs: &[],
@@ -74,6 +82,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "listener-io",
             starred: false,
+            minutes: 3,
             claim: "A listening socket is like an idle phone.",
             source: "notes ch.2, Listening; the question is ours",
             needs: &[],
@@ -82,6 +91,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "close-listener",
             starred: false,
+            minutes: 3,
             claim: "The listening socket remembers clients whose connections are not accepted yet.",
             source: "notes ch.2, message board over TCP; the question is ours",
             needs: &[],
@@ -90,6 +100,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "no-connect",
             starred: false,
+            minutes: 3,
             claim: "connect is required in case of TCP.",
             source: "notes ch.2, socket API",
             needs: &[FAST_OPEN],

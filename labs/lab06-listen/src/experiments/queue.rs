@@ -3,15 +3,12 @@
 use std::{net::SocketAddr, os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, Row, State, tcp_socket, tcp_sockets};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, Row, State, tcp_socket, tcp_sockets},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{bound, client_socket, handshake_over};

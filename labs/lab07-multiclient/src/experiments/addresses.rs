@@ -3,15 +3,12 @@
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Context, Result};
+use kernel::{Pair, State, tcp_socket, wait_for_state};
 use nix::{
     libc,
     sys::socket::{MsgFlags, SockaddrIn, getpeername, recv},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, connected, listening};

@@ -3,6 +3,7 @@
 use std::{fs, net::Shutdown, os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result};
+use kernel::{NotSeen, Pair, State, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
     sys::{
@@ -10,11 +11,7 @@ use nix::{
         socket::{MsgFlags, recv, send},
     },
 };
-use shared::{
-    At, NotSeen, Predicts, Role, Stage, Verdict,
-    kernel::{Pair, State, wait_for_state},
-    returned, wait_until,
-};
+use shared::{At, Predicts, Role, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, connected, let_in, local_addr, server_role};

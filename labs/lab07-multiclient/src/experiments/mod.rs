@@ -10,7 +10,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use shared::{At, Experiment, Lesson, Need, Role};
+use kernel::Need;
+use kernel::need::{LOOPBACK, PORTS};
+use shared::{At, Experiment, Lesson, Role};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
@@ -31,10 +33,12 @@ const LITTLE_ENDIAN: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "server and clients on this machine",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "swapped-ports",
             starred: true,
+            minutes: 5,
             claim: "The server prints its clients' ports: 13442, 13954, 14466, then 14978, 15490, 16002, 16514.",
             source: "lab 7 handout, steps 2 and 7",
             needs: &[LITTLE_ENDIAN],
@@ -43,6 +47,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "who-may-bind",
             starred: true,
+            minutes: 5,
             claim: "If the server cannot bind when it is started again, its port is in TIME-WAIT: wait for some time.",
             source: "lab 7 handout, note at the top",
             needs: &[],
@@ -51,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "fifth",
             starred: true,
+            minutes: 5,
             claim: "With four clients in, the fifth is rejected: its terminal shows why, and no line that it was connected.",
             source: "lab 7 handout, step 7",
             needs: &[],
@@ -59,6 +65,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "slot-freed",
             starred: false,
+            minutes: 3,
             claim: "The server rejects for too many clients; whoever is rejected may try again.",
             source: "lab 7 handout, step 7; the question is ours",
             needs: &[],
@@ -67,6 +74,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "one-line",
             starred: false,
+            minutes: 3,
             claim: "The server sends one line to all clients; they print it in reverse.",
             source: "lab 7 handout, steps 4 and 5",
             needs: &[],
@@ -75,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "no-reader",
             starred: false,
+            minutes: 3,
             claim: "The server's line goes to all clients, and all of them read it.",
             source: "lab 7 handout, step 4; the question is ours",
             needs: &[],
@@ -83,6 +92,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "while-typing",
             starred: false,
+            minutes: 3,
             claim: "The clients are ready for new input while lines of the server arrive.",
             source: "lab 7 handout, step 5; the question is ours",
             needs: &[PSEUDO_TERMINAL],

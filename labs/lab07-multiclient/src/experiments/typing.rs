@@ -3,8 +3,9 @@
 use std::{io::Write, process::Command};
 
 use anyhow::Result;
+use kernel::NotSeen;
 use nix::pty::openpty;
-use shared::{At, NotSeen, Predicts, Role, Stage, Verdict};
+use shared::{At, Predicts, Role, Stage, Verdict};
 
 use super::{LIMIT, server_role};
 

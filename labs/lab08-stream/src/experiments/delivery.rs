@@ -6,12 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail, ensure};
+use kernel::Pair;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{At, Predicts, Stage, Verdict, kernel::Pair, returned};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{BIG, LIMIT, big_message, connected, recv_all, row, send_all};

@@ -3,11 +3,9 @@
 use std::os::fd::AsRawFd;
 
 use anyhow::Result;
+use kernel::{Pair, State, wait_for_state};
 use nix::sys::socket::{MsgFlags, recv, send};
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, wait_for_state},
-};
+use shared::{At, Predicts, Stage, Verdict};
 use socket2::Socket;
 
 use super::{LIMIT, connected};

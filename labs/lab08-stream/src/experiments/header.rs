@@ -3,7 +3,8 @@
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
-use shared::{NAMESPACE, Need, Predicts, Role, Stage, Verdict};
+use kernel::{Need, namespace::NAMESPACE};
+use shared::{Predicts, Role, Stage, Verdict};
 
 use crate::capture::{MESSAGE, packet_socket};
 

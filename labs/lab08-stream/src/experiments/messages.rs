@@ -3,15 +3,12 @@
 use std::{os::fd::AsRawFd, time::Instant};
 
 use anyhow::{Result, ensure};
+use kernel::{Pair, State, wait_for_state};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, wait_for_state},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{BIG, LIMIT, big_message, connected, recv_all, wait_for_bytes};

@@ -12,15 +12,13 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::need::{LOOPBACK, PORTS};
+use kernel::{Pair, Row, tcp_socket, wait_until};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{
-    At, Experiment, Lesson, Stage,
-    kernel::{Pair, Row, tcp_socket},
-    returned, wait_until,
-};
+use shared::{At, Experiment, Lesson, Stage, returned};
 use socket2::{Domain, Socket, Type};
 
 /// How long a call or a state may take; far more than loopback needs.
@@ -31,10 +29,12 @@ const BIG: usize = 84_001;
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends run in this one process",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "messages",
             starred: true,
+            minutes: 5,
             claim: "Once the client is connected, the server calls recv and has the message that was sent.",
             source: "notes ch.2, Receiving using TCP connection",
             needs: &[],
@@ -43,6 +43,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "delivered",
             starred: true,
+            minutes: 5,
             claim: "sendall returns None when the data has been delivered successfully.",
             source: "notes ch.2, Sending a message using TCP connection",
             needs: &[],
@@ -51,6 +52,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "no-terminator",
             starred: true,
+            minutes: 5,
             claim: "The receiver appends block by block until the terminator is found.",
             source: "notes ch.2, Receiving big message using TCP; the question is ours",
             needs: &[],
@@ -59,6 +61,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "no-reader",
             starred: false,
+            minutes: 3,
             claim: "The pipe takes any amount of data; the other end just has to be ready to receive that much.",
             source: "notes ch.2, Sending a message using TCP connection",
             needs: &[],
@@ -67,6 +70,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "half-read",
             starred: false,
+            minutes: 3,
             claim: "send reports the number of bytes delivered; the application compares it with what it wanted.",
             source: "notes ch.2, Sending a message using TCP connection",
             needs: &[],
@@ -75,6 +79,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "framing",
             starred: false,
+            minutes: 3,
             claim: "The receiver has to know how much will be sent: a terminator marks the end, or the first block tells the length.",
             source: "notes ch.2, Ensuring Packet Arrival Order; the question of the blocks is ours",
             needs: &[],
@@ -83,6 +88,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "in-order",
             starred: false,
+            minutes: 3,
             claim: "The data is delivered in the order in which it was sent; no routine of our own is needed for that.",
             source: "notes ch.2, Ensuring Packet Arrival Order; the question of the blocks is ours",
             needs: &[],
@@ -91,6 +97,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "header",
             starred: false,
+            minutes: 3,
             claim: "In the TCP header the window size has 4 bytes, and the options have 4 bytes.",
             source: "notes ch.2, TCP packet/header",
             needs: &[header::CAPTURE],

@@ -10,16 +10,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, State, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
     libc::SIGPIPE,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, wait_for_state},
-    returned, wait_until,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, connected_pair};

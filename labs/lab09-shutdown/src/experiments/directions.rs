@@ -3,15 +3,12 @@
 use std::{net::Shutdown, os::fd::AsRawFd};
 
 use anyhow::{Result, ensure};
+use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-    returned, wait_until,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 
 use super::{LIMIT, connected_pair};
 

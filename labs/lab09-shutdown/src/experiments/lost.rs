@@ -6,16 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, State, tcp_socket, wait_for_state};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{LIMIT, connected_pair};

@@ -10,6 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::need::{LOOPBACK, PORTS};
 use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
@@ -19,10 +20,12 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends run in this one process",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "half-close",
             starred: true,
+            minutes: 5,
             claim: "A client that is done sending closes that direction and goes on to receive; the server's recv comes back empty.",
             source: "notes ch.2, TCP socket shutdown routines",
             needs: &[],
@@ -31,6 +34,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "shut-rd",
             starred: true,
+            minutes: 5,
             claim: "After shutdown(SHUT_RD) receiving is not allowed any more.",
             source: "notes ch.2, TCP socket shutdown routines",
             needs: &[],
@@ -39,6 +43,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "unread-input",
             starred: true,
+            minutes: 5,
             claim: "Graceful shutdown: all data is sure to be delivered, also after an end has shut down.",
             source: "notes ch.2, TCP Protocol, features; what is graceful is the question",
             needs: &[],
@@ -47,6 +52,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "send-after",
             starred: false,
+            minutes: 3,
             claim: "After shutdown(SHUT_WR) sending is not allowed any more.",
             source: "notes ch.2, TCP socket shutdown routines; the question is ours",
             needs: &[],
@@ -55,6 +61,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "first-send",
             starred: false,
+            minutes: 3,
             claim: "If data cannot be delivered, the send or receive that is issued then reports an error.",
             source: "notes ch.2, Handling broken pipe exceptions",
             needs: &[],
@@ -63,6 +70,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "copies",
             starred: false,
+            minutes: 3,
             claim: "shutdown closes one or both directions; close closes the descriptor.",
             source: "notes ch.2, TCP socket shutdown routines; the question is ours",
             needs: &[],
@@ -71,6 +79,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "linger-0",
             starred: false,
+            minutes: 3,
             claim: "TCP shuts a connection down gracefully.",
             source: "notes ch.2, TCP Protocol, features; the question is ours",
             needs: &[],
@@ -79,6 +88,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "descriptor",
             starred: false,
+            minutes: 3,
             claim: "shutdown does not close the socket's descriptor; that is left to close.",
             source: "notes ch.2, TCP socket shutdown routines",
             needs: &[],

@@ -3,12 +3,9 @@
 use std::{os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Result, ensure};
+use kernel::{Pair, State, tcp_socket, wait_for_state};
 use nix::sys::socket::{MsgFlags, recv};
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, acknowledged, connected_pair, listening};

@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
@@ -14,11 +15,7 @@ use nix::{
         socket::{MsgFlags, recv, send},
     },
 };
-use shared::{
-    At, Predicts, Role, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-    returned, wait_until,
-};
+use shared::{At, Predicts, Role, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, acknowledged, connected_pair, listening};

@@ -3,10 +3,8 @@
 use std::{fs, time::Duration};
 
 use anyhow::{Context, Result};
-use shared::{
-    At, Predicts, Role, Stage, Verdict,
-    kernel::{Pair, State, wait_for_state},
-};
+use kernel::{Pair, State, wait_for_state};
+use shared::{At, Predicts, Role, Stage, Verdict};
 
 use super::{ABOUT_A_MINUTE, LIMIT, acknowledged, connected_pair, listening};
 use crate::fin_timeout;

@@ -11,10 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use shared::{
-    At, Experiment, Lesson, NAMESPACE,
-    kernel::{Pair, State, wait_for_state},
-};
+use kernel::need::{LOOPBACK, PORTS};
+use kernel::{Pair, State, namespace::NAMESPACE, wait_for_state};
+use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
@@ -25,10 +24,12 @@ const ABOUT_A_MINUTE: std::ops::RangeInclusive<Duration> = Duration::from_secs(5
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends are on this machine",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "closes-first",
             starred: true,
+            minutes: 5,
             claim: "An end in TIME-WAIT makes sure that the other end got the acknowledgement of its FIN.",
             source: "notes ch.2, TCP socket, states; the question is ours",
             needs: &[],
@@ -37,6 +38,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "bind-again",
             starred: true,
+            minutes: 5,
             claim: "If the server cannot bind when it is started again, its port is in TIME-WAIT: wait for some time.",
             source: "lab 7 handout, note at the top",
             needs: &[],
@@ -45,6 +47,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "pairs",
             starred: true,
+            minutes: 5,
             claim: "Each connection takes a port, and there are only 2^16: with many connections they run out.",
             source: "notes, Long-lived and short-lived connections",
             needs: &[ports::PORT_RANGE],
@@ -53,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "how-long",
             starred: false,
+            minutes: 3,
             claim: "TIME-WAIT is over after some time, and then the program starts without the error.",
             source: "lab 7 handout, note at the top; the question is ours",
             needs: &[],
@@ -61,6 +65,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "fin-timeout",
             starred: false,
+            minutes: 3,
             claim: "The setting tcp_fin_timeout shortens the wait.",
             source: "ours",
             needs: &[NAMESPACE],
@@ -69,6 +74,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "killed",
             starred: false,
+            minutes: 3,
             claim: "Without close before the program ends, a listening or established socket stays until a time-out.",
             source: "notes ch.2, Receiving and Sending using TCP connection",
             needs: &[],
@@ -77,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "reset",
             starred: false,
+            minutes: 3,
             claim: "The end that closes first has to wait.",
             source: "ours",
             needs: &[],
@@ -85,6 +92,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "tw-reuse",
             starred: false,
+            minutes: 3,
             claim: "While a connection is in TIME-WAIT, its pair of addresses cannot be used again.",
             source: "ours",
             needs: &[ports::PORT_RANGE, ports::REUSE],

@@ -9,12 +9,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
+use kernel::{Need, Pair, State, wait_for_state, wait_until};
 use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
-use shared::{
-    At, Need, Predicts, Stage, Verdict,
-    kernel::{Pair, State, wait_for_state},
-    returned, wait_until,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, acknowledged, listening};

@@ -3,12 +3,9 @@
 use std::{net::Shutdown, os::fd::AsRawFd};
 
 use anyhow::{Result, bail, ensure};
+use kernel::{Pair, State, wait_until};
 use nix::sys::socket::{MsgFlags, recv};
-use shared::{
-    Predicts, Stage, Verdict,
-    kernel::{Pair, State},
-    returned, wait_until,
-};
+use shared::{Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{LIMIT, connected_pair, settled};

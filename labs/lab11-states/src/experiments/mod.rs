@@ -11,10 +11,9 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use shared::{
-    At, Experiment, Lesson,
-    kernel::{Pair, State, tcp_socket},
-};
+use kernel::need::{LOOPBACK, PORTS};
+use kernel::{Pair, State, tcp_socket};
+use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
@@ -25,10 +24,12 @@ const STILL: Duration = Duration::from_millis(150);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends run in this one process",
+    needs: &[LOOPBACK, PORTS],
     experiments: &[
         Experiment {
             id: "closed",
             starred: true,
+            minutes: 5,
             claim: "CLOSED is a fictional state: it stands for no TCP pipe, so no connection.",
             source: "notes ch.2, TCP Socket, note on CLOSED",
             needs: &[],
@@ -37,6 +38,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "deferred",
             starred: true,
+            minutes: 5,
             claim: "TCP guarantees that both ends start a connection in step.",
             source: "notes ch.2, TCP Protocol, features; the question is ours",
             needs: &[],
@@ -45,6 +47,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "closing",
             starred: true,
+            minutes: 5,
             claim: "In CLOSING an end waits until the other acknowledges its request to end.",
             source: "notes ch.2, TCP Socket, Figure 2.11; the question is ours",
             needs: &[],
@@ -53,6 +56,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "full-queue",
             starred: false,
+            minutes: 3,
             claim: "Abort: a listening socket denies a connection beyond its limit.",
             source: "notes ch.2, TCP Socket, events",
             needs: &[],
@@ -61,6 +65,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "fin-wait-1",
             starred: false,
+            minutes: 3,
             claim: "In FIN-WAIT-1 an end waits for the other's FIN or for the acknowledgement of its own.",
             source: "notes ch.2, TCP Socket, list of states; the question is ours",
             needs: &[],
@@ -69,6 +74,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "fin-wait-2",
             starred: false,
+            minutes: 3,
             claim: "If the other end does not confirm the close, the socket is closed after a certain time.",
             source: "notes ch.2, TCP Socket, events",
             needs: &[],
@@ -77,6 +83,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "close-wait",
             starred: false,
+            minutes: 3,
             claim: "In CLOSE-WAIT an end waits for its own program to end the connection.",
             source: "notes ch.2, TCP Socket, list of states",
             needs: &[],
@@ -85,6 +92,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "last-ack",
             starred: false,
+            minutes: 3,
             claim: "In LAST-ACK an end waits for the acknowledgement of its request to end.",
             source: "notes ch.2, TCP Socket, list of states; the question is ours",
             needs: &[],

@@ -7,19 +7,16 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, State, tcp_info, tcp_socket, tcp_sockets, wait_for_state};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send, setsockopt},
 };
-use shared::{
-    At, Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, tcp_sockets, wait_for_state},
-    returned,
-};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, connected_pair, listening, settled};
-use crate::{reach::DeferAccept, tcp_info};
+use crate::reach::DeferAccept;
 
 /// The kernel makes 15 of it; data ends the wait before.
 const DEFER_SECONDS: i32 = 10;
@@ -61,7 +58,7 @@ pub fn closed(stage: &mut Stage) -> Result<Verdict> {
     let mut told = [None, None];
     for (state, (who, sock)) in told.iter_mut().zip([("bound", &bound_sock), ("client", &client_sock)]) {
         let result = tcp_info::state(sock);
-        *state = result.ok().map(tcp_info::name).transpose()?;
+        *state = result.ok().flatten();
         let name = state.map_or(String::new(), |state| format!("  {state}"));
         let result = result.map(|_| 0);
         stage.say(

@@ -3,12 +3,9 @@
 use std::{fs, net::Shutdown, os::fd::AsRawFd};
 
 use anyhow::{Context, Result, bail, ensure};
+use kernel::{Pair, State, tcp_socket, wait_for_state};
 use nix::sys::socket::{MsgFlags, recv};
-use shared::{
-    Predicts, Stage, Verdict,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-    returned,
-};
+use shared::{Predicts, Stage, Verdict, returned};
 
 use super::{LIMIT, connected_pair, settled};
 use crate::reach::{BLOCK, SMALL, fill};

@@ -6,15 +6,13 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::{Pair, tcp_socket};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
     sys::socket::{MsgFlags, send},
 };
-use shared::{
-    At,
-    kernel::{Pair, tcp_socket},
-};
+use shared::At;
 use socket2::{Domain, Socket, Type};
 
 use crate::log::Log;

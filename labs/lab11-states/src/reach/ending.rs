@@ -3,12 +3,9 @@
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::Result;
+use kernel::{Pair, State, wait_for_state};
 use nix::sys::socket::{MsgFlags, recv};
-use shared::{
-    At,
-    kernel::{Pair, State, wait_for_state},
-    returned,
-};
+use shared::{At, returned};
 
 use super::{
     LIMIT, Reached,

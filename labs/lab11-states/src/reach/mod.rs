@@ -11,17 +11,15 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use shared::{
-    At,
-    kernel::{Pair, State, tcp_socket, wait_for_state},
-};
+use kernel::{Pair, State, tcp_info, tcp_socket, wait_for_state};
+use shared::At;
 use socket2::Socket;
 
 pub use self::{
     calls::{BLOCK, SMALL, fill},
     opening::DeferAccept,
 };
-use crate::{log::Log, tcp_info};
+use crate::log::Log;
 
 /// How long a state may take to come; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -43,7 +41,7 @@ impl Reached {
     pub fn now(&self) -> Result<Option<State>> {
         match (self.pair, self.socks.first()) {
             (Some(pair), _) => Ok(tcp_socket(pair)?.map(|row| row.state)),
-            (None, Some(sock)) => tcp_info::name(tcp_info::state(sock).at("getsockopt", "TCP_INFO")?).map(Some),
+            (None, Some(sock)) => Ok(tcp_info::state(sock).at("getsockopt", "TCP_INFO")?),
             (None, None) => Ok(None),
         }
     }

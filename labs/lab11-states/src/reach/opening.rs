@@ -3,15 +3,12 @@
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
 use anyhow::{Context, Result};
+use kernel::{Pair, State};
 use nix::{
     getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
     sys::socket::{getsockopt, setsockopt},
 };
-use shared::{
-    At,
-    kernel::{Pair, State},
-    returned,
-};
+use shared::{At, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{

@@ -13,7 +13,7 @@ use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use socket2::Socket;
 
-use crate::{At, wait_until};
+use crate::wait_until;
 
 /// A TCP state by its number in include/net/tcp_states.h.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -70,8 +70,8 @@ impl Pair {
     /// # Errors
     /// ENOTCONN where the socket is not connected.
     pub fn of(sock: &Socket) -> Result<Pair> {
-        let local = sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
-        let peer = sock.peer_addr().at("getpeername", "")?.as_socket().context("not an IP socket")?;
+        let local = sock.local_addr().context("getsockname")?.as_socket().context("not an IP socket")?;
+        let peer = sock.peer_addr().context("getpeername")?.as_socket().context("not an IP socket")?;
         Ok(Pair { local, peer })
     }
 
@@ -117,7 +117,7 @@ pub fn udp_sockets(local_port: u16) -> Result<Vec<Row>> {
 fn sockets(protocol: i32, local_port: u16) -> Result<Vec<Row>> {
     let kind = SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Datagram, kind, SockProtocol::NetlinkSockDiag)
-        .at("socket", "NETLINK_SOCK_DIAG")?;
+        .context("socket NETLINK_SOCK_DIAG")?;
     let mut rows = Vec::new();
     for family in [libc::AF_INET, libc::AF_INET6] {
         let request = [
@@ -131,7 +131,7 @@ fn sockets(protocol: i32, local_port: u16) -> Result<Vec<Row>> {
             &[0; 46],
         ]
         .concat();
-        send(netlink.as_raw_fd(), &request, MsgFlags::empty()).at("send", "NETLINK_SOCK_DIAG")?;
+        send(netlink.as_raw_fd(), &request, MsgFlags::empty()).context("send NETLINK_SOCK_DIAG")?;
         while read_answers(netlink.as_raw_fd(), &mut rows)? {}
     }
     Ok(rows)
@@ -168,7 +168,7 @@ const SOCK_DIAG_BY_FAMILY: u16 = 20;
 /// Reads one batch of answers; false after the last.
 fn read_answers(netlink: i32, rows: &mut Vec<Row>) -> Result<bool> {
     let mut buffer = vec![0u8; 64 * 1024];
-    let bytes_read = recv(netlink, &mut buffer, MsgFlags::empty()).at("recv", "NETLINK_SOCK_DIAG")?;
+    let bytes_read = recv(netlink, &mut buffer, MsgFlags::empty()).context("recv NETLINK_SOCK_DIAG")?;
     let mut rest = &buffer[..bytes_read];
     while rest.len() >= NLMSG_HEADER {
         let length = u32::from_ne_bytes(rest[0..4].try_into()?) as usize;
@@ -226,7 +226,7 @@ mod tests {
             match fs::read_to_string(file) {
                 Ok(table) => rows.extend(table.lines().skip(1).filter_map(proc_row)),
                 Err(error) if file.ends_with('6') && error.kind() == std::io::ErrorKind::NotFound => {} // no IPv6 here
-                Err(error) => return Err(error).at("open", file)?,
+                Err(error) => return Err(error).context(file),
             }
         }
         rows.retain(|row| local_port == 0 || row.pair.local.port() == local_port);

@@ -1,65 +1,30 @@
 //! A lecture program as a child process: typed at, read with a deadline, and gone with its owner.
 
-use std::fmt;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, getpid, getppid};
 
-use crate::{At, Need};
+use kernel::{NotSeen, Patience, namespace, wait_until};
+
+use crate::At;
 
 /// How long a program may take to answer before its silence is the finding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
-/// Between two looks at something that has no descriptor to poll.
-const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Tells a child whose death it shall not outlive.
 const PARENT: &str = "LAB_PARENT";
 
-/// Something that was waited for did not come within the limit.
-#[derive(Debug)]
-pub struct NotSeen {
-    /// What was waited for.
-    pub what: String,
-    /// How long.
-    pub limit: Duration,
-    /// What came instead.
-    pub instead: String,
-}
-
-impl std::error::Error for NotSeen {}
-
-impl fmt::Display for NotSeen {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "not seen within {:.0?}: {}", self.limit, self.what)?;
-        if self.instead.is_empty() { Ok(()) } else { write!(f, "; seen instead: {:?}", self.instead) }
-    }
-}
-
-/// Looks again and again until `look` finds something; its deadline is `limit`.
+/// Called first by every lab: a role started by a demo ends with it, even with `kill -9`.
 ///
 /// # Errors
-/// [`NotSeen`] once the limit has passed; whatever `look` fails with.
-pub fn wait_until<T>(what: &str, limit: Duration, mut look: impl FnMut() -> Result<Option<T>>) -> Result<T> {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(found) = look()? {
-            return Ok(found);
-        }
-        if Instant::now() >= deadline {
-            bail!(NotSeen { what: what.into(), limit, instead: String::new() });
-        }
-        thread::sleep(LOOK_AGAIN); // a bounded poll: the deadline is above
-    }
-}
-
-/// Called first by every lab: a role started by a demo ends with it, even with `kill -9`.
-pub(crate) fn end_with_parent() -> Result<()> {
+/// What prctl(2) says.
+pub fn end_with_parent() -> Result<()> {
     let Some(parent) = std::env::var(PARENT).ok().and_then(|pid| pid.parse().ok()) else { return Ok(()) };
     set_pdeathsig(Signal::SIGKILL).at("prctl", "PR_SET_PDEATHSIG")?;
     if getppid() != Pid::from_raw(parent) {
@@ -98,14 +63,13 @@ impl Role {
         Role::spawn_on(command, Stdio::piped())
     }
 
-    /// As [`Role::start`], in a user and network namespace of its own, with root's rights in it and lo up. See [`NAMESPACE`].
+    /// As [`Role::start`], in a private network: [`namespace::NAMESPACE`]. Wait for its first words with
+    /// [`namespace::START_LIMIT`].
     ///
     /// # Errors
-    /// What fork(2) and execve(2) say. What unshare(1) and ip(8) say is thrown away.
+    /// What fork(2) and execve(2) say.
     pub fn start_in_namespace(args: &[&str]) -> Result<Role> {
-        let mut unshare = Command::new("unshare");
-        unshare.args(["-Urn", "sh", "-c", "ip link set lo up && exec \"$0\" \"$@\""]);
-        Role::spawn(unshare.arg(std::env::current_exe()?).args(args).stderr(Stdio::null()))
+        Role::spawn(namespace::command(std::env::current_exe()?).args(args))
     }
 
     /// As [`Role::spawn`], with another standard input, such as a pseudo-terminal.
@@ -156,7 +120,7 @@ impl Role {
     /// # Errors
     /// [`NotSeen`] with what was printed instead.
     pub fn wait_for_within(&mut self, text: &str, limit: Duration) -> Result<String> {
-        let deadline = Instant::now() + limit;
+        let mut patience = Patience::new(limit);
         let mut from = self.taken; // nothing before it can be the start of `text`
         loop {
             let found = self.printed[from..].windows(text.len()).position(|window| window == text.as_bytes());
@@ -166,8 +130,9 @@ impl Role {
                 return Ok(before);
             }
             from = from.max((self.printed.len() + 1).saturating_sub(text.len()));
-            match self.output.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            match self.output.recv_timeout(patience.step()) {
                 Ok(chunk) => self.printed.extend(chunk),
+                Err(RecvTimeoutError::Timeout) if !patience.is_over() => {}
                 Err(_) => {
                     let instead = String::from_utf8_lossy(&self.printed[self.taken..]).into_owned();
                     bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
@@ -206,13 +171,6 @@ impl Role {
         Ok(status)
     }
 }
-
-/// For an experiment with [`Role::start_in_namespace`].
-pub const NAMESPACE: Need = Need {
-    what: "a private user and network namespace (unshare -Urn, ip)",
-    provided_by: "apt-get install util-linux iproute2; sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
-    met: || Role::start_in_namespace(&["--version"]).is_ok_and(|mut role| role.line_with("lab").is_ok()),
-};
 
 impl Drop for Role {
     fn drop(&mut self) {

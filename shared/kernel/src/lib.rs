@@ -1,0 +1,42 @@
+//! What asks the kernel: the instruments with which the labs see what their calls have done.
+//!
+//! - [`table`]: the socket table, by sock_diag(7), as ss reads it
+//! - [`counters`]: /proc/net/netstat and /proc/net/snmp, before and after
+//! - [`tcp_info`]: the state of a socket that is in no table
+//! - [`need`]: settings and interfaces that an experiment asks for before it runs
+//! - [`namespace`]: a private network, for an ordinary account too
+//! - [`wait`]: waiting for a condition, with a limit that being stopped does not use up
+//!
+//! The rule of this crate: an instrument looks at a lab's socket and never changes it. Delete the crate, and every
+//! socket call of the course still stands in the labs.
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or newer. WSL2 and virtual machines count.");
+
+#[cfg(target_os = "linux")]
+pub mod counters;
+#[cfg(target_os = "linux")]
+pub mod namespace;
+#[cfg(target_os = "linux")]
+pub mod need;
+#[cfg(target_os = "linux")]
+pub mod table;
+#[cfg(target_os = "linux")]
+pub mod tcp_info;
+#[cfg(target_os = "linux")]
+pub mod wait;
+
+#[cfg(target_os = "linux")]
+pub use self::{
+    counters::Counters,
+    need::{Need, setting},
+    table::{Pair, Row, State, tcp_socket, tcp_sockets, udp_sockets, wait_for_state},
+    wait::{NotSeen, Patience, wait_until},
+};
+
+/// The version of the running kernel, such as `6.18.5-generic`.
+#[cfg(target_os = "linux")]
+pub fn version() -> String {
+    let name = nix::sys::utsname::uname();
+    name.map_or("of unknown version".into(), |name| name.release().to_string_lossy().into_owned())
+}

@@ -1,0 +1,26 @@
+//! What the lecture programs share and no lab teaches. Labs reach it through `shared`.
+//!
+//! - [`address`], [`Place`]: where to bind or connect, as people type it
+//! - [`At`]: errors that name the call, the address and the errno
+//! - [`Screen`], [`Stop`], [`Pause`]: output, Ctrl-C, Enter before each call
+//! - [`Role`]: a lecture program as a child process
+
+#[cfg(target_os = "linux")]
+mod errors;
+#[cfg(target_os = "linux")]
+mod place;
+#[cfg(target_os = "linux")]
+mod role;
+#[cfg(target_os = "linux")]
+mod screen;
+#[cfg(target_os = "linux")]
+mod stop;
+
+#[cfg(target_os = "linux")]
+pub use self::{
+    errors::{At, CallError, returned},
+    place::{Place, address, destination},
+    role::{Role, end_with_parent},
+    screen::{Screen, escaped},
+    stop::{Pause, Stop},
+};

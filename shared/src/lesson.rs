@@ -1,0 +1,165 @@
+//! A lab's experiments as a table: chosen, listed, played in a row, and their verdicts on a board.
+
+use std::fs::OpenOptions;
+use std::io::{IsTerminal, Write, stdin};
+use std::process::ExitCode;
+use std::time::UNIX_EPOCH;
+
+use anyhow::{Context, Result};
+use kernel::Need;
+use roles::{At, Screen};
+
+use crate::cli::{DemoArgs, usage};
+use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, SKIPPED, Stage, UNEXPECTED, Verdict};
+
+/// One claim of the lecture, and the function that lets the kernel decide it.
+pub struct Experiment {
+    /// Its name on the command line.
+    pub id: &'static str,
+    /// One of the three a class remembers.
+    pub starred: bool,
+    /// How long a class needs for it, discussion included.
+    pub minutes: u8,
+    /// What the source says, in our words.
+    pub claim: &'static str,
+    /// Where it says so; or "ours".
+    pub source: &'static str,
+    /// What it cannot run without. The lab's sheet holds a recorded run of each experiment that needs something.
+    pub needs: &'static [Need],
+    /// The experiment.
+    pub play: fn(&mut Stage) -> Result<Verdict>,
+}
+
+/// A lab's experiments and what to do after them.
+pub struct Lesson {
+    /// The lab's package name.
+    pub lab: &'static str,
+    /// One clause for the header: where the two ends run.
+    pub setting: &'static str,
+    /// What none of the experiments can run without.
+    pub needs: &'static [Need],
+    /// The experiments, starred ones first.
+    pub experiments: &'static [Experiment],
+    /// What to type next: label and command.
+    pub next: &'static [(&'static str, &'static str)],
+}
+
+/// An experiment that was played: its number, itself, and how it ended.
+pub(crate) type Played = (usize, &'static Experiment, Verdict);
+
+/// The number, the star and the name of an experiment.
+pub(crate) fn title(number: usize, experiment: &Experiment) -> String {
+    format!("{number} {} {}", if experiment.starred { '*' } else { ' ' }, experiment.id)
+}
+
+/// Plays a lab's experiments, or the named ones, and shows the scoreboard.
+///
+/// # Errors
+/// A thread cannot be started; the file for `--record` cannot be written.
+pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
+    let chosen = match choose(lesson, &args.names) {
+        Ok(chosen) => chosen,
+        Err(error) => return Ok(usage(lesson.lab, &error.to_string())),
+    };
+    let mut screen = Screen::new();
+    if args.list {
+        chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
+        return Ok(ExitCode::SUCCESS);
+    }
+    if args.predict && !stdin().is_terminal() {
+        return Ok(usage(lesson.lab, "--predict asks you, so it needs a terminal"));
+    }
+    let release = kernel::version();
+    let version = release.split('.').take(2).collect::<Vec<_>>().join(".");
+    screen.line(screen.bold(&format!("{}  {}  Linux {version}, loopback", lesson.lab, lesson.setting)));
+    if let Some(small) = screen.too_small(args.pause) {
+        screen.line(small);
+    }
+    let mut stage = Stage::new(screen, lesson.lab, args)?;
+    let mut board: Vec<Played> = Vec::new();
+    let missing = lesson.needs.iter().find(|need| !(need.met)());
+    for (number, experiment) in chosen {
+        let (verdict, key) = match missing {
+            Some(need) => (Verdict::skipped(need), None),
+            None => stage.play_one(number, experiment),
+        };
+        if let Some(file) = &args.record {
+            record(file, lesson.lab, experiment.id, &verdict)?;
+        }
+        board.push((number, experiment, verdict));
+        if key == Some('q') {
+            break;
+        }
+    }
+    if let Some(no_input) = stage.without_input() {
+        return Ok(usage(lesson.lab, no_input));
+    }
+    if board.len() > 1 || missing.is_some() {
+        scoreboard(&mut stage.screen, &board);
+        lesson.next.iter().for_each(|(label, command)| stage.screen.line(format_args!("{label:<LABEL$}{command}")));
+    }
+    stage.end_if_interrupted();
+    let unexpected = board.iter().any(|(_, _, verdict)| verdict.outcome == UNEXPECTED);
+    Ok(if unexpected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The named experiments with their numbers, in the order named; all if none is named.
+fn choose(lesson: &Lesson, names: &[String]) -> Result<Vec<(usize, &'static Experiment)>> {
+    let numbered: Vec<_> = lesson.experiments.iter().enumerate().map(|(at, experiment)| (at + 1, experiment)).collect();
+    if names.is_empty() {
+        return Ok(numbered);
+    }
+    let find = |name: &String| {
+        let found = numbered.iter().find(|(number, experiment)| *name == number.to_string() || name == experiment.id);
+        found.copied().with_context(|| {
+            let ids: Vec<_> = lesson.experiments.iter().map(|experiment| experiment.id).collect();
+            format!("no experiment '{name}'; there are 1 to {} or {}", ids.len(), ids.join(", "))
+        })
+    };
+    names.iter().map(find).collect()
+}
+
+fn list(screen: &mut Screen, number: usize, experiment: &Experiment) {
+    let minutes = format!("{}  {} min", title(number, experiment), experiment.minutes);
+    screen.line(screen.bold(&minutes));
+    screen.line(screen.hang("    ", experiment.claim));
+    screen.line(format_args!("    [{}]", experiment.source));
+    for Need { what, provided_by, met } in experiment.needs {
+        let missing = if met() { String::new() } else { format!("; missing here, so it is skipped: {provided_by}") };
+        screen.line(screen.hang("    ", &format!("needs {what}{missing}")));
+    }
+}
+
+fn scoreboard(screen: &mut Screen, board: &[Played]) {
+    screen.line(screen.bold("\nscoreboard"));
+    let width = board.iter().map(|(_, experiment, _)| experiment.id.len() + 4).max().unwrap_or(0);
+    for (number, experiment, verdict) in board {
+        let lead = format!("{:<width$}  {:<10}  ", title(*number, experiment), verdict.outcome);
+        let missed = if verdict.foreseen() == Some(false) { "(you missed it) " } else { "" };
+        let row = screen.hang(&lead, &format!("{missed}{}", verdict.text));
+        let row = row.lines().take(2).collect::<Vec<_>>().join("\n");
+        screen.line(row.replacen(verdict.outcome, &screen.bold(verdict.outcome), 1));
+    }
+    let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
+    let counts = [CONFIRMED, CORRECTED, ANSWERED, SKIPPED, UNEXPECTED].map(|word| format!("{} {word}", count(word)));
+    screen.line(counts.join(", "));
+    let guesses: Vec<bool> = board.iter().filter_map(|(_, _, verdict)| verdict.foreseen()).collect();
+    if !guesses.is_empty() {
+        let held = guesses.iter().filter(|held| **held).count();
+        screen.line(format_args!("you foresaw {held} of {}", guesses.len()));
+    }
+}
+
+/// Appends one line of JSON: what was predicted, what was seen; the time in seconds since 1970.
+fn record(file: &std::path::Path, lab: &str, id: &str, verdict: &Verdict) -> Result<()> {
+    // The kit's own texts are plain ASCII, so Rust's way of quoting is JSON's.
+    let text = |answer: &Option<String>| answer.as_ref().map_or("null".into(), |answer| format!("{answer:?}"));
+    let (given, seen) = (text(&verdict.given), text(&verdict.seen));
+    let (outcome, kernel, time) = (verdict.outcome, kernel::version(), UNIX_EPOCH.elapsed()?.as_secs());
+    let line = format!(
+        "{{\"lab\": {lab:?}, \"experiment\": {id:?}, \"given\": {given}, \"seen\": {seen}, \
+         \"verdict\": {outcome:?}, \"kernel\": {kernel:?}, \"time\": {time}}}\n"
+    );
+    let mut records = OpenOptions::new().create(true).append(true).open(file).at("open", file.display())?;
+    Ok(records.write_all(line.as_bytes()).at("write", file.display())?)
+}
