@@ -5,6 +5,7 @@
 //! - [`tcp_info`]: the state of a socket that is in no table
 //! - [`need`]: settings and interfaces that an experiment asks for before it runs
 //! - [`namespace`]: a private network, for an ordinary account too
+//! - [`hosts`]: two hosts with a cable between them, made of two such networks
 //! - [`wait`]: waiting for a condition, with a limit that being stopped does not use up
 //!
 //! The rule of this crate: an instrument looks at a lab's socket and never changes it. Delete the crate, and every
@@ -15,6 +16,8 @@ compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or ne
 
 #[cfg(target_os = "linux")]
 pub mod counters;
+#[cfg(target_os = "linux")]
+pub mod hosts;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 #[cfg(target_os = "linux")]

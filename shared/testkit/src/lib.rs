@@ -31,7 +31,7 @@ pub use demo::{
 };
 pub use kernel::{NotSeen, wait_until};
 pub use shared::Role;
-pub use strace::assert_printed_calls_are_real;
+pub use strace::{assert_printed_calls_are_real, assert_printed_calls_are_real_with};
 pub use terminal::Terminal;
 
 /// A program that has not ended by then hangs.
