@@ -6,6 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::Pair;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -51,7 +52,8 @@ pub fn run(args: &ClientArgs) -> Result<()> {
     let local_addr = sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     screen.line(format_args!("Local end-point is bound to {local_addr}"));
 
-    Talk::new(sock, &stop, &mut pause, &mut screen)?.until_the_end(&mut true, AtEnd::CloseSending)?;
+    let pair = Pair { local: local_addr, peer: addr };
+    Talk::new(sock, pair, &stop, &mut pause, &mut screen)?.until_the_end(&mut true, AtEnd::CloseSending)?;
     screen.line("Closed the socket\nTerminating ...");
     Ok(())
 }

@@ -47,18 +47,27 @@ pub struct Talk<'a, 'b> {
     unsent: Vec<u8>,
     /// Some bytes may still wait for their acknowledgement.
     waits: bool,
-    /// What the kernel has repeated, when that was last shown; `None` while nothing had to be.
-    shown: Option<Repeats>,
+    /// What the kernel had repeated at the last look.
+    repeats: Repeats,
+    /// Some of it was shown, so the end of the wait is shown, too.
+    shown: bool,
     /// The peer's end of stream has come, or an error.
     over: bool,
 }
 
 impl<'a, 'b> Talk<'a, 'b> {
-    /// Takes a connected socket, none of whose calls block.
-    pub fn new(sock: Socket, stop: &'a Stop, pause: &'a mut Pause<'b>, screen: &'a mut Screen) -> Result<Self> {
-        let pair = Pair::of(&sock)?;
+    /// Takes a connected socket, none of whose calls block, and its two addresses: after a reset it has lost the peer's.
+    pub fn new(
+        sock: Socket,
+        pair: Pair,
+        stop: &'a Stop,
+        pause: &'a mut Pause<'b>,
+        screen: &'a mut Screen,
+    ) -> Result<Self> {
+        let repeats = repeats(&sock).at("getsockopt TCP_INFO", pair.local)?;
         let (typed, unsent) = (Vec::new(), Vec::new());
-        Ok(Talk { sock, pair, stop, pause, screen, typed, unsent, waits: false, shown: None, over: false })
+        let (waits, shown, over) = (false, false, false);
+        Ok(Talk { sock, pair, stop, pause, screen, typed, unsent, waits, repeats, shown, over })
     }
 
     /// Talks until the peer's end of stream, an error, or Ctrl-C, then closes. `reads_input` becomes false at the end of
@@ -187,17 +196,18 @@ impl<'a, 'b> Talk<'a, 'b> {
     fn look(&mut self) -> Result<()> {
         let Some(row) = tcp_socket(self.pair)? else { return Ok(()) };
         let now = repeats(&self.sock).at("getsockopt TCP_INFO", self.pair.local)?;
+        let news = (now.sent_again, now.doubled) != (self.repeats.sent_again, self.repeats.doubled);
+        self.repeats = now;
         if row.send_queue == 0 {
-            if self.shown.take().is_some() {
+            if std::mem::take(&mut self.shown) {
                 self.screen.line(format_args!("  {}, Send-Q 0: all is acknowledged", row.state));
             }
             self.waits = !self.unsent.is_empty();
-        } else if (now.expired, now.doubled) != self.shown.map_or((0, 0), |shown| (shown.expired, shown.doubled)) {
+        } else if news {
             let timer = row.timer.map_or("none".into(), |timer| format!("{:.1} s", timer.as_secs_f64()));
-            let Repeats { sent_again, .. } = now;
-            let queue = row.send_queue;
-            self.screen.line(format_args!("  {}, Send-Q {queue}, sent again {sent_again}, timer {timer}", row.state));
-            self.shown = Some(now);
+            let (queue, again) = (row.send_queue, now.sent_again);
+            self.screen.line(format_args!("  {}, Send-Q {queue}, sent again {again}, timer {timer}", row.state));
+            self.shown = true;
         }
         Ok(())
     }
