@@ -59,7 +59,9 @@ pub fn killed(stage: &mut Stage) -> Result<Verdict> {
 
     // Who writes without reading: the first send succeeds, and draws a reset, for no process has that socket.
     if first_end == Ok(0) {
-        wait_for_state(first.other_end(), Some(State::FinWait2), LIMIT)?;
+        wait_until("the FIN acknowledged", LIMIT, || {
+            Ok(tcp_socket(first.other_end())?.is_none_or(|row| row.state != State::FinWait1).then_some(()))
+        })?;
         let sent = send(first_fd, b"first", MsgFlags::empty());
         stage.say("client 1", format_args!("send({first_fd}, \"first\", 5) = {}", returned(&sent)));
         wait_for_state(first, None, LIMIT)?; // the reset is here

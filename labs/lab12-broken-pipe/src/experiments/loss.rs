@@ -90,6 +90,7 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
 fn ten_segments(sender_sock: &Socket, receiver_sock: &Socket) -> Result<Transfer> {
     let send_fd = sender_sock.as_raw_fd();
     sender_sock.set_tcp_nodelay(true).at("setsockopt TCP_NODELAY", "")?; // each send is a segment
+    sender_sock.set_write_timeout(Some(LIMIT)).at("setsockopt SO_SNDTIMEO", "")?; // it hears no acknowledgement for a while
     let send_one = |segment: u8| send(send_fd, &[segment], MsgFlags::empty()).at("send", "");
 
     for segment in &SEGMENTS[..LOST] {

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use kernel::hosts::HOSTS;
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, LOOPBACK, PORTS};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, setsockopt},
@@ -55,7 +55,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "Nothing gets lost in the pipe, and what goes in first comes out first.",
             source: "notes ch.2, TCP Protocol, the pipeline of Figure 2.10",
-            needs: &[SMALL_TTL],
+            needs: &[SMALL_TTL, BUFFERS],
             play: loss::one_lost,
         },
         Experiment {
