@@ -9,6 +9,7 @@
 #           scripts/two-hosts.sh unplug [A|B]           at that end, else at A
 #           scripts/two-hosts.sh plug
 #           scripts/two-hosts.sh status
+#           (unplug, plug and status may be typed where `up` runs, too)
 #           scripts/two-hosts.sh down                   as Ctrl-C in `up`
 #
 # Host A is 10.0.0.1, host B is 10.0.0.2; neither has any other network. For
@@ -131,14 +132,31 @@ up() {
         "$address_a"
     say "and in a third:       scripts/two-hosts.sh run B cargo lab12 client" \
         "$address_a"
-    say "pull the cable:       scripts/two-hosts.sh unplug     and: plug"
+    say "pull the cable:       scripts/two-hosts.sh unplug   and: plug"
+    if [[ -t 0 ]]; then say 'here, too:            unplug, unplug B, plug, status'; fi
     say 'Ctrl-C ends both hosts and all that runs on them'
     while kill -0 "$holder_pid" 2>/dev/null; do
-        # Ends with the last process on the hosts, or with a signal.
-        read -r -t 3600 _ <&"$lines" || [[ $? -gt 128 ]] || break
+        if [[ -t 0 ]]; then
+            read -r -t 1 line || continue
+            obey "$line"
+        else
+            # Ends with the last process on the hosts, or with a signal.
+            read -r -t 3600 _ <&"$lines" || [[ $? -gt 128 ]] || break
+        fi
     done
     trap - EXIT
     say 'both hosts are gone'
+}
+
+# What was typed where `up` runs.
+obey() {
+    local words
+    read -ra words <<<"$1"
+    case ${words[0]-} in
+    '') ;;
+    unplug | plug | status) ("$0" "${words[@]}") || true ;;
+    *) say 'here: unplug, unplug B, plug or status; Ctrl-C ends both hosts' ;;
+    esac
 }
 
 # Names the setting that forbids user namespaces.

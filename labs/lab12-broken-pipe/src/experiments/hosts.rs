@@ -1,6 +1,6 @@
 //! Two hosts and a cable: the questions. What is then done on the hosts stands in on_hosts.rs.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use kernel::namespace::{START_LIMIT, own};
 use shared::{Predicts, Role, Stage, Verdict};
 
@@ -29,10 +29,11 @@ impl OnHosts {
         loop {
             let line = self.0.wait_for("\n")?;
             let (label, text) = line.split_once('\t').with_context(|| format!("on the hosts: {line}"))?;
-            if label == last {
-                return Ok(text.into());
+            match label {
+                _ if label == last => return Ok(text.into()),
+                "failed" => bail!("on the hosts: {text}"),
+                _ => stage.say(label, text),
             }
-            stage.say(label, text);
         }
     }
 }
