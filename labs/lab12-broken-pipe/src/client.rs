@@ -18,7 +18,10 @@ use nix::{
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
-use crate::{ClientArgs, Keepalive, talk::{AtEnd, Talk}};
+use crate::{
+    ClientArgs, Keepalive,
+    talk::{AtEnd, Talk},
+};
 
 /// Connects, talks, closes.
 pub fn run(args: &ClientArgs) -> Result<()> {
@@ -59,7 +62,13 @@ pub fn run(args: &ClientArgs) -> Result<()> {
 }
 
 /// What makes a kernel give a silent peer up; without these, an idle connection waits for ever.
-fn set_limits(sock: &Socket, addr: SocketAddr, args: &ClientArgs, pause: &mut Pause, screen: &mut Screen) -> Result<()> {
+fn set_limits(
+    sock: &Socket,
+    addr: SocketAddr,
+    args: &ClientArgs,
+    pause: &mut Pause,
+    screen: &mut Screen,
+) -> Result<()> {
     let fd = sock.as_raw_fd();
     if let Some(Keepalive { idle, interval, count }) = args.keepalive {
         pause.before(screen, format_args!("setsockopt({fd}, SOL_SOCKET, SO_KEEPALIVE, 1)"));

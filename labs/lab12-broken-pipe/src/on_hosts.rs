@@ -18,7 +18,7 @@ use kernel::hosts::{
     Host::{A, B},
     Hosts,
 };
-use kernel::{Counters, Pair, tcp_socket};
+use kernel::{Counters, Pair, Patience, tcp_socket};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -107,18 +107,29 @@ impl Scene {
         Ok(())
     }
 
+    /// How long the client's kernel may take to send again: long, if the program was stopped meanwhile.
+    fn repetition(&self, client: Pair) -> Result<Duration> {
+        self.hosts.enter(B)?;
+        Ok(LIMIT + tcp_socket(client)?.and_then(|row| row.timer).unwrap_or_default())
+    }
+
     /// Waits for bytes, or for `limit`; nothing within it is EAGAIN.
     fn receive(&mut self, label: &str, sock: &Socket, limit: Duration) -> Result<nix::Result<usize>> {
-        let received = if readable(sock, PollFlags::POLLIN, limit)? {
-            recv(sock.as_raw_fd(), &mut [0; 64], MsgFlags::empty())
-        } else {
-            Err(Errno::EAGAIN)
-        };
         let fd = sock.as_raw_fd();
-        match received {
-            Err(Errno::EAGAIN) => self.say(label, format_args!("nothing to recv on {fd} for {limit:?}")),
-            _ => self.say(label, format_args!("recv({fd}, 64) = {}", returned(&received))),
+        let mut patience = Patience::new(limit);
+        let mut shown = Patience::new(LIMIT);
+        while !ready(sock, PollFlags::POLLIN, patience.step())? {
+            if patience.is_over() {
+                self.say(label, format_args!("nothing to recv on {fd} for {limit:?}"));
+                return Ok(Err(Errno::EAGAIN));
+            }
+            if shown.is_over() {
+                self.say("wait", format_args!("for the next repetition: at most {:.0} s", limit.as_secs_f64()));
+                shown = Patience::new(LIMIT);
+            }
         }
+        let received = recv(fd, &mut [0; 64], MsgFlags::empty());
+        self.say(label, format_args!("recv({fd}, 64) = {}", returned(&received)));
         Ok(received)
     }
 }
@@ -133,7 +144,8 @@ fn link_down(scene: &mut Scene) -> Result<()> {
     three_calls(scene, &client_sock, &udp_sock)?;
     scene.kernel(client)?;
     scene.ip(A, &format!("link set {DEVICE} up"))?;
-    let received = scene.receive("server", &conn_sock, LIMIT)?;
+    let limit = scene.repetition(client)?;
+    let received = scene.receive("server", &conn_sock, limit)?;
     ensure!(received == Ok(4), "the link of A is up again, and recv returned {received:?}");
     scene.ask()?;
 
@@ -141,7 +153,8 @@ fn link_down(scene: &mut Scene) -> Result<()> {
     let observed = three_calls(scene, &client_sock, &udp_sock)?;
     scene.kernel(client)?;
     scene.ip(B, &format!("link set {DEVICE} up"))?;
-    let received = scene.receive("server", &conn_sock, LIMIT)?;
+    let limit = scene.repetition(client)?;
+    let received = scene.receive("server", &conn_sock, limit)?;
     ensure!(received == Ok(4), "the link of B is up again, and recv returned {received:?}");
     scene.say("observed", observed);
     Ok(())
@@ -204,7 +217,8 @@ fn moved(scene: &mut Scene) -> Result<()> {
         scene.say("server", format_args!("a new connection from {}", peer_addr.ip()));
 
         scene.ip(B, &format!("addr add 10.0.0.2/24 dev {DEVICE}"))?;
-        let received = scene.receive("server", &conn_sock, LIMIT)?;
+        let limit = scene.repetition(client)?;
+        let received = scene.receive("server", &conn_sock, limit)?;
         ensure!(received == Ok(4), "the old address is back, and recv returned {received:?}");
     }
     scene.say("observed", observed);
@@ -230,7 +244,8 @@ fn gone(scene: &mut Scene) -> Result<()> {
 
     let nobody = ends(scene, NOBODY_ADDR.into())?;
     let (addr, _) = NOBODY_ADDR;
-    let neighbour = Command::new("ip").args(["neigh", "show", &addr.to_string()]).output().context("cannot start ip")?;
+    let neighbour =
+        Command::new("ip").args(["neigh", "show", &addr.to_string()]).output().context("cannot start ip")?;
     scene.say("host B", format_args!("ip neigh show {addr}: {}", String::from_utf8_lossy(&neighbour.stdout).trim()));
     scene.say("observed", format_args!("{refused:?}, {nobody:?}"));
     Ok(())
@@ -244,7 +259,10 @@ fn ends(scene: &mut Scene, addr: SocketAddr) -> Result<Errno> {
     scene.say("client", format_args!("connect({}, {addr}) = {}", sock.as_raw_fd(), returned(&connected)));
     let mut ended = connected.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)));
     if ended == Err(Errno::EINPROGRESS) {
-        ensure!(readable(&sock, PollFlags::POLLOUT, LIMIT)?, "connect to {addr} goes on for {LIMIT:?}");
+        let mut patience = Patience::new(LIMIT);
+        while !ready(&sock, PollFlags::POLLOUT, patience.step())? {
+            ensure!(!patience.is_over(), "connect to {addr} goes on for {LIMIT:?}");
+        }
         let error = getsockopt(&sock, SocketError).at("getsockopt SO_ERROR", addr)?;
         ended = if error == 0 { Ok(()) } else { Err(Errno::from_raw(error)) };
         scene.say("client", format_args!("is told {}", returned(&ended)));
@@ -255,17 +273,12 @@ fn ends(scene: &mut Scene, addr: SocketAddr) -> Result<Errno> {
     }
 }
 
-/// Waits until the next call on `sock` will not block; false after `limit`.
-fn readable(sock: &Socket, events: PollFlags, limit: Duration) -> Result<bool> {
-    let mut patience = kernel::Patience::new(limit);
-    loop {
-        let mut fds = [PollFd::new(sock.as_fd(), events)];
-        let step = PollTimeout::try_from(patience.step() + Duration::from_millis(1))?; // it counts milliseconds
-        match poll(&mut fds, step) {
-            Ok(1..) => return Ok(true),
-            Ok(_) | Err(Errno::EINTR) if patience.is_over() => return Ok(false),
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(errno) => return Ok(Err(errno).at("poll", "")?),
-        }
+/// Whether the next call on `sock` will not block; waits so long for it, not counting an interruption.
+fn ready(sock: &Socket, events: PollFlags, limit: Duration) -> Result<bool> {
+    let rounded_up = limit + Duration::from_millis(1); // poll counts milliseconds
+    match poll(&mut [PollFd::new(sock.as_fd(), events)], PollTimeout::try_from(rounded_up)?) {
+        Ok(events) => Ok(events > 0),
+        Err(Errno::EINTR) => Ok(false), // after Ctrl-Z and fg: signal(7)
+        Err(errno) => Ok(Err(errno).at("poll", "")?),
     }
 }

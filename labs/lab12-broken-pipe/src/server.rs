@@ -8,7 +8,10 @@ use nix::{errno::Errno, poll::PollFlags};
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
-use crate::{ServerArgs, ready, talk::{AtEnd, Talk}};
+use crate::{
+    ServerArgs, ready,
+    talk::{AtEnd, Talk},
+};
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 5;
@@ -55,7 +58,8 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         screen.line(format_args!("New client connected from {peer_addr}"));
         conn_sock.set_nonblocking(true).at("fcntl", peer_addr)?; // no call of Talk blocks; poll does
 
-        let local_addr = conn_sock.local_addr().at("getsockname", peer_addr)?.as_socket().context("not an IP socket")?;
+        let local_addr =
+            conn_sock.local_addr().at("getsockname", peer_addr)?.as_socket().context("not an IP socket")?;
         let pair = Pair { local: local_addr, peer: peer_addr };
         Talk::new(conn_sock, pair, &stop, &mut pause, &mut screen)?.until_the_end(&mut reads_input, AtEnd::GoOn)?;
         if stop.requested() {

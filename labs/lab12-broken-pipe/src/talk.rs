@@ -77,7 +77,8 @@ impl<'a, 'b> Talk<'a, 'b> {
         let input = stdin();
         let mut shut = false;
         while !self.over {
-            let events = if self.unsent.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
+            let events =
+                if self.unsent.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLIN | PollFlags::POLLOUT };
             let mut fds =
                 vec![PollFd::new(self.stop.as_fd(), PollFlags::POLLIN), PollFd::new(self.sock.as_fd(), events)];
             if *reads_input && self.unsent.len() < UNSENT_LIMIT {

@@ -290,7 +290,8 @@ fn pause_waits_before_each_call() {
     let addr = line.trim().rsplit(' ').next().unwrap().to_string();
     step(&mut server, &["listen(", "accept("]);
     let mut client = start(&["client", &addr, "--keepalive", "9,8,7", "--user-timeout", "3"]);
-    let options = ["SO_KEEPALIVE, 1", "TCP_KEEPIDLE, 9", "TCP_KEEPINTVL, 8", "TCP_KEEPCNT, 7", "TCP_USER_TIMEOUT, 3000"];
+    let options =
+        ["SO_KEEPALIVE, 1", "TCP_KEEPIDLE, 9", "TCP_KEEPINTVL, 8", "TCP_KEEPCNT, 7", "TCP_USER_TIMEOUT, 3000"];
     step(&mut client, &["socket("]);
     for option in options {
         client.wait_for("next: setsockopt(").unwrap();

@@ -118,7 +118,8 @@ fn ctrl_c_and_down_and_kill_9_leave_nothing() {
         }
         server.wait_for_end().unwrap();
         hosts.up.wait_for_end().unwrap();
-        let gone = wait_until("the end of all processes", LIMIT, || Ok(left_over(&hosts.folder).is_empty().then_some(())));
+        let gone =
+            wait_until("the end of all processes", LIMIT, || Ok(left_over(&hosts.folder).is_empty().then_some(())));
         assert!(gone.is_ok(), "{end}: {:?}", left_over(&hosts.folder));
         let entries = fs::read_dir(hosts.folder.path()).unwrap().count();
         assert_eq!(entries, 2, "no file is left beside the kit and the program");
@@ -152,7 +153,8 @@ fn two_kits_do_not_meet_and_one_kit_is_up_once() {
 #[test]
 fn wrong_words_are_refused() {
     let script = root().join("scripts/two-hosts.sh");
-    for args in [&["sideways"][..], &[], &["run", "C", "true"], &["run"], &["unplug", "C"], &["up", "now"], &["shell"]] {
+    for args in [&["sideways"][..], &[], &["run", "C", "true"], &["run"], &["unplug", "C"], &["up", "now"], &["shell"]]
+    {
         let (code, stderr) = failed(Command::new(&script).args(args));
         assert_eq!(code, 2, "{args:?}: {stderr}");
     }

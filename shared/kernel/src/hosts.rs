@@ -69,7 +69,8 @@ impl Hosts {
     /// It is not installed, or it fails.
     pub fn ip(&self, host: Host, command: &str) -> Result<()> {
         self.enter(host)?;
-        let told = Command::new("ip").args(command.split(' ')).stdin(Stdio::null()).status().context("cannot start ip")?;
+        let told =
+            Command::new("ip").args(command.split(' ')).stdin(Stdio::null()).status().context("cannot start ip")?;
         ensure!(told.success(), "this failed on host {host:?}: ip {command}");
         Ok(())
     }

@@ -69,7 +69,11 @@ pub fn killed(stage: &mut Stage) -> Result<Verdict> {
         stage.say("client 1", format_args!("send({first_fd}, \"again\", 5) = {}", returned(&refused)));
         ensure!((sent, refused) == (Ok(5), Err(Errno::EPIPE)), "the sends returned {sent:?} and {refused:?}");
     }
-    stage.verdict(question, [first_end, second_end], "the kernel closes for the dead: FIN, or reset if bytes are unread")
+    stage.verdict(
+        question,
+        [first_end, second_end],
+        "the kernel closes for the dead: FIN, or reset if bytes are unread",
+    )
 }
 
 /// A server of its own, and a client's socket connected to it. A recv that hears nothing for LIMIT fails.

@@ -1,8 +1,13 @@
 //! Two hosts and a cable: the questions. What is then done on the hosts stands in on_hosts.rs.
 
+use std::time::Duration;
+
 use anyhow::{Context, Result, bail};
 use kernel::namespace::{START_LIMIT, own};
 use shared::{Predicts, Role, Stage, Verdict};
+
+/// The longest wait on the hosts says every few seconds that it waits.
+const LINE_LIMIT: Duration = Duration::from_secs(25);
 
 /// A program of this lab that has both hosts, and plays one experiment on them.
 struct OnHosts(Role);
@@ -27,7 +32,7 @@ impl OnHosts {
     /// Shows line after line, up to the one with this label; returns its text.
     fn show(&mut self, stage: &mut Stage, last: &str) -> Result<String> {
         loop {
-            let line = self.0.wait_for("\n")?;
+            let line = self.0.wait_for_within("\n", LINE_LIMIT)?;
             let (label, text) = line.split_once('\t').with_context(|| format!("on the hosts: {line}"))?;
             match label {
                 _ if label == last => return Ok(text.into()),

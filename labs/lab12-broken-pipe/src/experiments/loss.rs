@@ -40,10 +40,7 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
             ("\"abdefghi\", then \"cj\"", ["abdefghi", "cj"].map(String::from)),
             ("\"ab\", then an error", ["ab", "an error"].map(String::from)),
         ],
-        Predicts {
-            source: Some(["ab", "cdefghij"].map(String::from)),
-            kit: ["ab", "cdefghij"].map(String::from),
-        },
+        Predicts { source: Some(["ab", "cdefghij"].map(String::from)), kit: ["ab", "cdefghij"].map(String::from) },
     )?;
     let mut attempt = 1;
     let (sender_sock, receiver_sock, transfer) = loop {

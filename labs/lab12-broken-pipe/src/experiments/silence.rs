@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Counters, Pair, Patience, State, tcp_socket, wait_until};
+use kernel::{Counters, Pair, Patience, Row, State, tcp_socket, tcp_sockets, wait_until};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -95,10 +95,11 @@ pub fn cut(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(question, observed, "no report: the kernel keeps the bytes, repeats, and delivers them late")
 }
 
-/// Reads so many bytes, or until recv says something else.
+/// Reads so many bytes, or until recv says something else. They come when the sender's timer expires.
 fn arrived(stage: &mut Stage, label: &str, sock: &Socket, length: usize) -> Result<String> {
     let mut text = String::new();
-    while text.len() < length {
+    let sender = Pair::of(sock)?.other_end();
+    while text.len() < length && repeated(stage, sock, PollFlags::POLLIN, |row| row.pair == sender)? {
         let mut buffer = [0; 1024];
         let received = receive(sock, &mut buffer, MsgFlags::empty());
         let bytes = String::from_utf8_lossy(&buffer[..received.unwrap_or(0)]).into_owned();
@@ -110,6 +111,29 @@ fn arrived(stage: &mut Stage, label: &str, sock: &Socket, length: usize) -> Resu
         text += &bytes;
     }
     Ok(text)
+}
+
+/// Waits for `events` on `sock` until the timer of the row that `is_sender` finds has expired; false if they do not come.
+/// If the program was stopped while the cable was out, the kernel has doubled that timer meanwhile.
+fn repeated(stage: &mut Stage, sock: &Socket, events: PollFlags, is_sender: impl Fn(&Row) -> bool) -> Result<bool> {
+    let sender = tcp_sockets(0)?.into_iter().find(is_sender);
+    let timer = sender.and_then(|row| row.timer).unwrap_or_default();
+    let mut shown = Patience::new(LIMIT);
+    let mut patience = Patience::new(timer + LIMIT);
+    loop {
+        let mut fds = [PollFd::new(sock.as_fd(), events)];
+        let step = u16::try_from(patience.step().as_millis())?.max(1);
+        match poll(&mut fds, PollTimeout::from(step)) {
+            Ok(1..) => return Ok(true),
+            Ok(_) | Err(Errno::EINTR) if patience.is_over() => return Ok(false),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(errno) => return Ok(Err(errno).at("poll", "")?),
+        }
+        if shown.is_over() {
+            stage.say("wait", format_args!("until the timer expires: at most {:.0} s", timer.as_secs_f64()));
+            shown = Patience::new(LIMIT);
+        }
+    }
 }
 
 pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
@@ -216,21 +240,13 @@ pub fn new_connect(stage: &mut Stage) -> Result<Verdict> {
             let sent_again = repeats(&client_sock).at("getsockopt TCP_INFO", "")?.sent_again;
             Ok((error.is_some() || sent_again > 0).then_some(sent_again))
         })?;
-        let row = kernel::tcp_sockets(0)?.into_iter().find(|row| row.pair.peer == server_addr).context("no row")?;
+        let row = tcp_sockets(0)?.into_iter().find(|row| row.pair.peer == server_addr).context("no row")?;
         let timer = row.timer.map_or(0.0, |timer| timer.as_secs_f64());
         stage.say("kernel", format_args!("client {}, SYN sent again {client}x, next in {timer:.1} s", row.state));
     }
     cable(stage, "server", &listen_sock, MENDED)?;
-    let mut patience = Patience::new(LIMIT);
-    let connected = loop {
-        let mut fds = [PollFd::new(client_sock.as_fd(), PollFlags::POLLOUT)];
-        let step = u16::try_from(patience.step().as_millis())?.max(1);
-        match poll(&mut fds, PollTimeout::from(step)) {
-            Ok(1..) => break client_sock.peer_addr().is_ok(),
-            _ if patience.is_over() => break false,
-            _ => {}
-        }
-    };
+    let called_from = |row: &Row| row.pair.peer == server_addr && row.state == State::SynSent;
+    let connected = repeated(stage, &client_sock, PollFlags::POLLOUT, called_from)? && client_sock.peer_addr().is_ok();
     if connected {
         stage.client(format_args!("is connected to {server_addr}"));
         let client = Pair::of(&client_sock)?;
