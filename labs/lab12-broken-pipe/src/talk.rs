@@ -5,6 +5,7 @@ use std::{
     io::stdin,
     net::Shutdown,
     os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -22,6 +23,8 @@ use crate::cable::{CUT, MENDED, Repeats, SMALL_TTL, repeats, set_min_ttl};
 
 /// Between two looks at a connection whose bytes are not acknowledged.
 const LOOK_AGAIN_MS: u16 = 100;
+/// A wait that is over before is none to look at: a kernel may send the last bytes again within milliseconds.
+const SHORT_WAIT: Duration = Duration::from_millis(150);
 /// While so much waits for room in the send buffer, no more is read from standard input.
 const UNSENT_LIMIT: usize = 64 * 1024;
 
@@ -45,8 +48,8 @@ pub struct Talk<'a, 'b> {
     typed: Vec<u8>,
     /// Typed, and not yet taken by send.
     unsent: Vec<u8>,
-    /// Some bytes may still wait for their acknowledgement.
-    waits: bool,
+    /// Since when some bytes may wait for their acknowledgement.
+    waits: Option<Instant>,
     /// What the kernel had repeated at the last look.
     repeats: Repeats,
     /// Some of it was shown, so the end of the wait is shown, too.
@@ -66,7 +69,7 @@ impl<'a, 'b> Talk<'a, 'b> {
     ) -> Result<Self> {
         let repeats = repeats(&sock).at("getsockopt TCP_INFO", pair.local)?;
         let (typed, unsent) = (Vec::new(), Vec::new());
-        let (waits, shown, over) = (false, false, false);
+        let (waits, shown, over) = (None, false, false);
         Ok(Talk { sock, pair, stop, pause, screen, typed, unsent, waits, repeats, shown, over })
     }
 
@@ -84,7 +87,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             if *reads_input && self.unsent.len() < UNSENT_LIMIT {
                 fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
             }
-            let timeout = if self.waits { PollTimeout::from(LOOK_AGAIN_MS) } else { PollTimeout::NONE };
+            let timeout = if self.waits.is_some() { PollTimeout::from(LOOK_AGAIN_MS) } else { PollTimeout::NONE };
             match poll(&mut fds, timeout) {
                 Err(Errno::EINTR) => continue, // after a signal handler: signal(7)
                 result => result.at("poll", "")?,
@@ -106,7 +109,7 @@ impl<'a, 'b> Talk<'a, 'b> {
                 let _ = self.sock.shutdown(Shutdown::Write); // ENOTCONN: the peer is gone already
                 shut = true;
             }
-            if self.waits {
+            if self.waits.is_some_and(|since| since.elapsed() > SHORT_WAIT) && !self.over {
                 self.look()?;
             }
         }
@@ -169,7 +172,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             match send(fd, &self.unsent, MsgFlags::empty()) {
                 Ok(bytes_sent) => {
                     self.unsent.drain(..bytes_sent);
-                    self.waits = true;
+                    self.waits.get_or_insert_with(Instant::now);
                     self.screen.line(format_args!("Sent {bytes_sent} bytes"));
                 }
                 Err(Errno::EINTR) => {}
@@ -203,7 +206,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             if std::mem::take(&mut self.shown) {
                 self.screen.line(format_args!("  {}, Send-Q 0: all is acknowledged", row.state));
             }
-            self.waits = !self.unsent.is_empty();
+            self.waits = (!self.unsent.is_empty()).then(Instant::now);
         } else if news {
             let timer = row.timer.map_or("none".into(), |timer| format!("{:.1} s", timer.as_secs_f64()));
             let (queue, again) = (row.send_queue, now.sent_again);
