@@ -72,7 +72,7 @@ pub fn killed(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         [first_end, second_end],
-        "the kernel closes for the dead: FIN, or reset if bytes are unread",
+        "the kernel closes a dead program's sockets: FIN, or a reset if bytes are unread",
     )
 }
 

@@ -75,7 +75,7 @@ pub fn moved(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some("nothing".into()), kit: "nothing".into() },
     )?;
     let observed = hosts.observed(stage)?;
-    stage.verdict(question, observed, "a connection is its two addresses and ports; only a new one has new ones")
+    stage.verdict(question, observed, "a connection keeps its two addresses; only a new connection has the new one")
 }
 
 pub fn gone(stage: &mut Stage) -> Result<Verdict> {
@@ -91,5 +91,5 @@ pub fn gone(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: "ECONNREFUSED, EHOSTUNREACH".into() },
     )?;
     let observed = hosts.observed(stage)?;
-    stage.verdict(question, observed, "a host refuses at once; that a host is gone, your own kernel finds out by ARP")
+    stage.verdict(question, observed, "a host that is up refuses at once; for one that is gone, ARP gets no answer")
 }

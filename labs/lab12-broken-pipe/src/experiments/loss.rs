@@ -59,9 +59,9 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
     let Transfer { early: [first, second], late, receiver, sender } = transfer;
     stage.say("sender", format_args!("send({send_fd}, 1) x{LOST} = {LOST} bytes"));
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_IP, IP_MINTTL, [{CUT}]) = 0"));
-    stage.say("sender", format_args!("send({send_fd}, 1) = 1  this one is dropped"));
+    stage.say("sender", format_args!("send({send_fd}, 1) = 1  c is dropped"));
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_IP, IP_MINTTL, [{MENDED}]) = 0"));
-    stage.say("sender", format_args!("setsockopt({send_fd}, SOL_IP, IP_MINTTL, [{CUT}]) = 0  to look before it hears"));
+    stage.say("sender", format_args!("setsockopt({send_fd}, SOL_IP, IP_MINTTL, [{CUT}]) = 0  holds acknowledgements back"));
     let more = SEGMENTS.len() - LOST - 2;
     stage.say("sender", format_args!("send({send_fd}, 1) x{more} = {more} bytes"));
     let length = |text: &nix::Result<String>| text.as_ref().map(String::len).map_err(|errno| *errno);
@@ -75,12 +75,12 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
     stage.say("sender", format_args!("send({send_fd}, 1) = 1"));
     let result = returned(&length(&late));
     stage.say("receiver", format_args!("recv({recv_fd}, 1024) = {result}{}", shown(&late)));
-    stage.say("kernel", format_args!("segments that the sender's kernel sent again: {}", sender.sent_again));
+    stage.say("kernel", format_args!("segments that the sender's kernel has sent again: {}", sender.sent_again));
     ensure!(sender.sent_again > 0, "c was never lost: nothing was sent again");
 
     let read = |text: nix::Result<String>| text.unwrap_or_else(|_| "an error".into());
     let observed = [read(first), read(late)];
-    stage.verdict(question, observed, "what came early waits in the kernel; one segment again, and all is in order")
+    stage.verdict(question, observed, "early segments wait in the kernel; c is sent again, and all come in order")
 }
 
 /// Sends the segments, loses one of them, reads in between.

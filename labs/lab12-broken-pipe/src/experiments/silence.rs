@@ -202,7 +202,7 @@ pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
     }
     let end = |(client_sock, _): &(Socket, Socket)| Pair::of(client_sock);
     stage.kernel([("idle", end(idle)?), ("sender", end(sender)?)])?;
-    stage.verdict(question, told, "only who sets a time is told; idle would wait for ever, sender a quarter of an hour")
+    stage.verdict(question, told, "only a program that has set a time is told; 'idle' would wait for ever")
 }
 
 pub fn new_connect(stage: &mut Stage) -> Result<Verdict> {
