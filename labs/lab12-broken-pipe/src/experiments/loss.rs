@@ -61,7 +61,10 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_IP, IP_MINTTL, [{CUT}]) = 0"));
     stage.say("sender", format_args!("send({send_fd}, 1) = 1  c is dropped"));
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_IP, IP_MINTTL, [{MENDED}]) = 0"));
-    stage.say("sender", format_args!("setsockopt({send_fd}, SOL_IP, IP_MINTTL, [{CUT}]) = 0  holds acknowledgements back"));
+    stage.say(
+        "sender",
+        format_args!("setsockopt({send_fd}, SOL_IP, IP_MINTTL, [{CUT}]) = 0  holds acknowledgements back"),
+    );
     let more = SEGMENTS.len() - LOST - 2;
     stage.say("sender", format_args!("send({send_fd}, 1) x{more} = {more} bytes"));
     let length = |text: &nix::Result<String>| text.as_ref().map(String::len).map_err(|errno| *errno);
