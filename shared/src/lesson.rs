@@ -94,7 +94,7 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
     if let Some(no_input) = stage.without_input() {
         return Ok(usage(lesson.lab, no_input));
     }
-    if board.len() > 1 || missing.is_some() {
+    if board.len() > 1 || board.len() == lesson.experiments.len() || missing.is_some() {
         scoreboard(&mut stage.screen, &board);
         lesson.next.iter().for_each(|(label, command)| stage.screen.line(format_args!("{label:<LABEL$}{command}")));
     }
