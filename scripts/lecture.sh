@@ -166,7 +166,8 @@ score() {
 
 # Ends early: says what goes on here.
 leave() { # STATUS
-    local line="scripts/lecture.sh ${parts[*]}"
+    local IFS=' ' line # a signal may have come within `IFS= read`
+    line="scripts/lecture.sh ${parts[*]}"
     if ((${#options[@]} > 0)); then line+=" ${options[*]}"; fi
     say ''
     say "go on:    $line --from $((next + 1)) --record $record"
@@ -175,6 +176,7 @@ leave() { # STATUS
 
 playing=no
 interrupted() {
+    local IFS=' '
     if [[ $playing == no ]]; then
         score
         leave 130

@@ -64,6 +64,10 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
     let mut screen = Screen::new();
     if args.list {
         chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
+        for Need { what, provided_by, .. } in lesson.needs.iter().filter(|need| !(need.met)()) {
+            let missing = format!("{what}; missing here, so they are skipped: {provided_by}");
+            screen.line(screen.hang("all need ", &missing));
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if args.predict && !stdin().is_terminal() {
