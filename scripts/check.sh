@@ -92,17 +92,13 @@ else
     lacking=$((lacking + 1))
     tell cc missing 'package build-essential: links what cargo builds'
 fi
-if ! [[ -r /sys/class/net/lo/flags ]]; then
-    tell loopback '?' '/sys is not here: ip link show lo'
-elif read -r flags </sys/class/net/lo/flags && (((flags & 1) == 0)); then
-    lacking=$((lacking + 1))
-    tell loopback down 'sudo ip link set lo up: every lab needs it'
-elif ! grep -qsw 127.0.0.1 /proc/net/fib_trie; then
-    lacking=$((lacking + 1))
-    tell loopback missing 'sudo ip addr add 127.0.0.1/8 dev lo'
+if grep -qsw 127.0.0.1 /proc/net/fib_trie; then
+    { read -r mtu </sys/class/net/lo/mtu; } 2>/dev/null || mtu='?'
+    tell loopback ok "127.0.0.1 is there, lo is up, its MTU $mtu"
 else
-    read -r mtu </sys/class/net/lo/mtu
-    tell loopback ok "lo is up, 127.0.0.1, MTU $mtu"
+    lacking=$((lacking + 1))
+    tell loopback missing 'every lab needs it: sudo ip link set lo up'
+    tell '' '' 'and if it has no address: sudo ip addr add 127.0.0.1/8 dev lo'
 fi
 
 say 'optional'

@@ -237,19 +237,14 @@ while :; do
     "$bin/$lab" demo --pause --record "$record" "${options[@]}" "${asked[@]}" ||
         status=$?
     playing=no
-    over=0 verdict='' unexpected=no
-    while read -r line; do
+    unexpected=no
+    while read -r line; do # of each that is over; quit at a question, it is not
         if read_line "$line"; then
             verdicts[next]=$verdict predictions[next]=$foreseen
             if [[ $verdict == UNEXPECTED ]]; then unexpected=yes; fi
-            next=$((next + 1)) over=$((over + 1))
+            next=$((next + 1))
         fi
     done < <(tail -n "+$((before + 1))" "$record")
-    # Quit at a question: that one comes again.
-    if ((over < ${#asked[@]})) && [[ $verdict == 'not played' ]]; then
-        next=$((next - 1))
-        unset 'verdicts[next]' 'predictions[next]'
-    fi
     score
     if ((status == 130 || status == 143)); then leave $status; fi
     if ((status != 0)) && [[ $unexpected == no ]]; then

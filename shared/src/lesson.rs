@@ -10,7 +10,7 @@ use kernel::Need;
 use roles::{At, Screen};
 
 use crate::cli::{DemoArgs, usage};
-use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, SKIPPED, Stage, UNEXPECTED, Verdict};
+use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, NOT_PLAYED, SKIPPED, Stage, UNEXPECTED, Verdict};
 
 /// One claim of the lecture, and the function that lets the kernel decide it.
 pub struct Experiment {
@@ -87,11 +87,13 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
             Some(need) => (Verdict::skipped(need), None),
             None => stage.play_one(number, experiment),
         };
-        if let Some(file) = &args.record {
+        let quit = key == Some('q');
+        // Quit at its question: it is still to be played.
+        if let (Some(file), false) = (&args.record, quit && verdict.outcome == NOT_PLAYED) {
             record(file, lesson.lab, experiment.id, &verdict)?;
         }
         board.push((number, experiment, verdict));
-        if key == Some('q') {
+        if quit {
             break;
         }
     }

@@ -24,7 +24,7 @@ pub(crate) const CORRECTED: &str = "CORRECTED";
 pub(crate) const ANSWERED: &str = "ANSWERED";
 pub(crate) const UNEXPECTED: &str = "UNEXPECTED";
 pub(crate) const SKIPPED: &str = "SKIPPED";
-const NOT_PLAYED: &str = "not played";
+pub(crate) const NOT_PLAYED: &str = "not played";
 
 /// What is predicted before the experiment runs.
 pub struct Predicts<T> {
