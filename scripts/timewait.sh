@@ -40,9 +40,9 @@ picture() {
     done < <(rows)
     if [[ -z $found ]]; then
         say "no TIME-WAIT has port $port"
-    else
-        LC_ALL=C sort -n <<<"${found%$'\n'}" | cut -f 2-
+        return
     fi
+    LC_ALL=C sort -n <<<"${found%$'\n'}" | cut -f 2-
     say ''
     say "left:       until the kernel forgets it; it began at 60 s
 holds:      port $port is the local port, this end closed first: bind needs

@@ -252,22 +252,39 @@ pub fn assert_sheet_quotes_a_run(lab: &str, demo: &Demo) {
     }
     let shown = run(Command::new(&demo.binary).args(["sheet", "--all"])).stdout;
     assert!(shown.starts_with(&format!("# {lab}\n")) && !shown.contains("<details>"), "{shown}");
-    let printed: Vec<String> = demo.finished.stdout.lines().map(without_digits).collect();
-    let mut quoted = 0;
-    for block in sheet.split("```text\n").skip(1) {
-        for line in block.split("```").next().unwrap().lines().filter(|line| !line.is_empty()) {
-            assert!(
-                printed.contains(&without_digits(line)),
-                "the sheet quotes a line no run prints ({UPDATE_SHEET}=1 mends it): {line}"
-            );
-            quoted += 1;
-        }
-    }
+    let quoted = assert_quoted_lines_are_in(&demo.finished.stdout, &sheet);
     assert!(quoted >= 5, "the sheet of {lab} quotes only {quoted} lines of output");
     for title in can_be_skipped(&demo.binary) {
         let recorded = sheet.contains(&format!("```text\n{title}\n"));
         assert!(recorded, "'{title}' can be skipped, and the sheet has no run of it ({UPDATE_SHEET}=1 puts it there)");
     }
+}
+
+/// Guards the run that README.md quotes, as [`assert_sheet_quotes_a_run`] guards a sheet.
+///
+/// # Panics
+/// README.md quotes nothing, or a line that the demo does not print.
+pub fn assert_readme_quotes_a_run(binary: &str) {
+    let output = Demo::last_output(binary);
+    let path = root().join("README.md");
+    let mut readme = fs::read_to_string(&path).unwrap();
+    if env::var_os(UPDATE_SHEET).is_some() {
+        readme = with_output(&readme, &output, &[]);
+        fs::write(&path, &readme).unwrap();
+    }
+    assert!(assert_quoted_lines_are_in(&output, &readme) >= 5, "README.md quotes no run");
+}
+
+/// Each line between "```text" and "```" was printed, digits aside; how many there are.
+fn assert_quoted_lines_are_in(output: &str, text: &str) -> usize {
+    let printed: Vec<String> = output.lines().map(without_digits).collect();
+    let blocks = text.split("```text\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let quoted: Vec<&str> = blocks.flat_map(str::lines).filter(|line| !line.is_empty()).collect();
+    for line in &quoted {
+        let found = printed.contains(&without_digits(line));
+        assert!(found, "a quoted line that no run prints ({UPDATE_SHEET}=1 mends it): {line}");
+    }
+    quoted.len()
 }
 
 /// The titles of the experiments that need something, and so can be skipped: `3 * name`.

@@ -1,4 +1,4 @@
-//! What holds for the questions of all labs together.
+//! What holds for the demos of all labs together: their questions, and the run that README.md quotes.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 use testkit::{Demo, built, labs};
@@ -82,6 +82,11 @@ fn no_habit_of_answering_beats_guessing() {
          shared/src/stage.rs, then UPDATE_SHEET=1 cargo test. For a length: reword answers.",
         questions.len()
     );
+}
+
+#[test]
+fn the_readme_quotes_a_real_run() {
+    testkit::assert_readme_quotes_a_run(built().join("lab07-multiclient").to_str().unwrap());
 }
 
 #[test]

@@ -408,7 +408,14 @@ fn backlog_counts_from_the_start_of_the_watch_and_timewait_explains_itself() {
     interrupt(&mut watching);
     let once = run(script("backlog.sh").arg(&port));
     assert!(once.stdout.contains("overflows ") && !once.stdout.contains("(+"), "{}", once.stdout);
-    let timewait = run(script("timewait.sh").arg(&port));
+    testkit::one_processor();
+    drop(TcpStream::connect(listener.local_addr().unwrap()).unwrap()); // closes first
+    drop(listener.accept().unwrap());
+    let timewait = wait_until("a TIME-WAIT", LIMIT, || {
+        let shown = run(script("timewait.sh").arg(&port));
+        Ok(shown.stdout.contains("elsewhere  left").then_some(shown))
+    });
+    let timewait = timewait.unwrap();
     for wanted in ["left:", "holds:", "elsewhere:"] {
         assert!(timewait.stdout.contains(&format!("\n{wanted}")), "{}", timewait.stdout);
     }
