@@ -69,7 +69,7 @@ refuse() {
 # for a socket what the tables have of it.
 descriptors() {
     local list links line fd what inode elsewhere=no ours theirs
-    local command lines=() in_table from=$from
+    local command lines=() in_table='' from=$from words rest
     local -A socket=()
     list="ls -l /proc/$pid/fd"
     say "+ $list"
@@ -88,9 +88,13 @@ descriptors() {
     else
         tell_source
     fi
-    in_table=$(rows)
+    words='' rest=$links # the inodes
+    while [[ $rest =~ socket:\[([0-9]+)\](.*) ]]; do
+        words+="|${BASH_REMATCH[1]}" rest=${BASH_REMATCH[2]}
+    done
+    if [[ -n $words ]]; then in_table=$(rows_with "${words#|}"); fi
     while IFS=$'\t' read -r proto state _ _ local_addr peer_addr _ _ inode; do
-        [[ $inode =~ ^[1-9] ]] || continue
+        [[ $inode =~ ^[1-9] ]] || continue # no table was read, or nobody's
         if [[ $narrow == yes ]]; then
             printf -v "socket[$inode]" '\n     %s %s %s > %s' "$proto" \
                 "${state/ESTABLISHED/ESTAB}" "$local_addr" "$peer_addr"

@@ -229,10 +229,10 @@ all_command() {
     esac
 }
 
-# Runs `command` and prints what it listed, one row a socket.
-rows() {
-    local raw status=0
-    raw=$(
+# Runs `command` and prints what it lists.
+listed() {
+    local status=0
+    (
         export LC_ALL=C # netstat translates its states
         if [[ $from == netstat ]]; then exec 2>/dev/null; fi
         eval "$command"
@@ -241,6 +241,16 @@ rows() {
     if ((status != 0)) && [[ $from != proc ]]; then
         fail "this failed: $command"
     fi
+}
+
+# Runs `command` and prints what it lists, one row a socket.
+rows() { rows_with ''; }
+
+# rows_with WORDS: the same for the lines that have one of WORDS, | between them.
+rows_with() {
+    local raw
+    raw=$(listed)
+    if [[ -n $1 ]]; then raw=$(grep -wE -- "$1" <<<"$raw") || true; fi
     if [[ -n $raw ]]; then "from_$from" <<<"$raw"; fi
 }
 

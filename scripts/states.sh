@@ -130,8 +130,7 @@ States as in RFC 9293; ss writes ESTAB, netstat ESTABLISHED and TIME_WAIT'
 }
 
 # With --below, each second: the processes that have sockets, and their ports
-# -> `holders`, `elsewhere` (those in a network namespace of their own), `ports`,
-# `found` (the rows of all sockets)
+# -> `holders`, `elsewhere` (those in a network namespace of their own), `ports`
 #
 # A new experiment has new ports. The old ones are forgotten when no socket that
 # the processes have now shares any of them.
@@ -154,12 +153,14 @@ look() {
         done
     done
     all_command
-    found=$(rows)
-    while IFS=$'\t' read -r _ _ _ _ address _ _ _ inode; do
-        if [[ $inode =~ ^[1-9] && -n ${inodes[$inode]-} ]]; then
-            held+=("${address##*:}")
-        fi
-    done <<<"$found"
+    if ((${#inodes[@]} > 0)); then
+        address=${!inodes[*]}
+        while IFS=$'\t' read -r _ _ _ _ address _ _ _ inode; do
+            if [[ -n ${inodes[$inode]-} ]]; then
+                held+=("${address##*:}")
+            fi
+        done < <(rows_with "${address// /|}")
+    fi
     for address in "${held[@]}"; do
         if [[ -n ${ports[$address]-} ]]; then again=yes; fi
     done
@@ -169,16 +170,21 @@ look() {
     done
 }
 
-# The rows of `found` that have one of `ports`.
+# The rows that have one of `ports`; /proc writes them in hexadecimal.
 with_ports() {
-    local proto state recvq sendq local_addr peer_addr rest
+    local proto state recvq sendq local_addr peer_addr rest words number
+    if ((${#ports[@]} == 0)); then return; fi
+    words=''
+    for number in "${!ports[@]}"; do
+        printf -v words '%s%d|%04X|' "$words" "$number" "$number"
+    done
     while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr rest; do
         if [[ -n ${ports[${local_addr##*:}]-} ||
             -n ${ports[${peer_addr##*:}]-} ]]; then
             row "$proto" "$state" "$recvq" "$sendq" "$local_addr" \
                 "$peer_addr" "$rest" # timer, process, inode
         fi
-    done <<<"$found"
+    done < <(rows_with "${words%|}")
 }
 
 # One line for the processes that --below found.
