@@ -122,7 +122,7 @@ up() {
     holder_pid=$!
     # shellcheck disable=SC2064 # the process id of now
     trap "kill -KILL $holder_pid 2>/dev/null || true" EXIT
-    trap 'exit 0' INT TERM
+    trap 'exit 0' INT TERM HUP
     while IFS= read -r line <&"$lines" && [[ $line != ready ]]; do
         say "$line"
     done

@@ -9,7 +9,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use testkit::{Finished, Role, TempDir, copy_program, failed, interrupt, root, run, signal, skip_without, wait_until};
+use testkit::{
+    Finished, Role, TempDir, copy_program, failed, have, interrupt, root, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab12-broken-pipe");
 const LIMIT: Duration = Duration::from_secs(20);
@@ -148,6 +150,66 @@ fn two_kits_do_not_meet_and_one_kit_is_up_once() {
     let read = ["run", "A", "readlink", "/proc/self/ns/net"];
     assert_ne!(network(hosts.told(&read)), network(run(Command::new(&script).args(read))));
     interrupt(&mut second);
+}
+
+#[test]
+fn classroom_sets_out_both_hosts_and_the_cable_has_its_own_pane() {
+    if skip_without(!have("tmux"), "tmux", "apt-get install tmux") || TwoHosts::up().is_none() {
+        return;
+    }
+    let _turn = TURN.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    let folder = TempDir::new();
+    let kit = folder.path().join("kit");
+    fs::create_dir_all(kit.join("labs/lab12-broken-pipe")).unwrap();
+    assert!(Command::new("cp").arg("-r").arg(root().join("scripts")).arg(&kit).status().unwrap().success());
+    let bin = folder.path().join("bin");
+    fs::create_dir(&bin).unwrap();
+    assert!(Command::new("cp").arg(LAB).arg(&bin).status().unwrap().success()); // not fs::copy: ETXTBSY, see testkit
+    let classroom = |args: &[&str]| {
+        let mut command = Command::new(kit.join("scripts/classroom.sh"));
+        run(command.env_remove("TMUX").env("TMUX_TMPDIR", folder.path()).args(["12", "--two-hosts"]).args(args))
+    };
+    let tmux = |args: &[&str]| {
+        let mut command = Command::new("tmux");
+        run(command.env_remove("TMUX").env("TMUX_TMPDIR", folder.path()).args(["-L", "labkit"]).args(args)).stdout
+    };
+    let set_out = classroom(&["--detach", "--bin", bin.to_str().unwrap()]);
+    assert_eq!(set_out.code(), 0, "{set_out:?}");
+    let listed = tmux(&["list-panes", "-s", "-F", "#{pane_id} #{pane_width} #{pane_title}"]);
+    let panes: Vec<(&str, usize, &str)> = listed
+        .lines()
+        .map(|line| line.splitn(3, ' ').collect::<Vec<_>>())
+        .map(|fields| (fields[0], fields[1].parse().unwrap(), fields[2]))
+        .collect();
+    let titles: Vec<&str> = panes.iter().map(|(.., title)| *title).collect();
+    assert_eq!(titles, ["cable", "host A: server", "host B: client", "host B: sockets of port 7120"]);
+    let shows = |place: usize, wanted: &str| {
+        let seen = wait_until(wanted, LIMIT, || {
+            Ok(tmux(&["capture-pane", "-p", "-t", panes[place].0]).contains(wanted).then_some(()))
+        });
+        assert!(seen.is_ok(), "no '{wanted}' in\n{}", tmux(&["capture-pane", "-p", "-t", panes[place].0]));
+    };
+    let types = |place: usize, text: &str| tmux(&["send-keys", "-t", panes[place].0, text, "Enter"]);
+    shows(1, "New client connected from 10.0.0.2:");
+    shows(2, "Local end-point is bound to 10.0.0.2:");
+    shows(3, "ESTAB       0  0");
+    types(0, "unplug");
+    shows(0, "+ A: ip link set eth0 down");
+    types(2, "hello");
+    shows(2, "ESTABLISHED, Send-Q 6, sent again");
+    shows(3, "ESTAB       0  6");
+    types(0, "plug");
+    shows(1, "Received 6 bytes: \"hello\\n\"");
+    for (pane, width, title) in &panes {
+        // -J joins the parts of a wrapped line again.
+        for line in tmux(&["capture-pane", "-p", "-J", "-t", pane]).lines().map(str::trim_end) {
+            assert!(line.chars().count() <= *width, "{title}: wrapped at {width}: {line}");
+        }
+    }
+    let ended = classroom(&["--end"]);
+    assert_eq!(ended.code(), 0, "{ended:?}");
+    let gone = wait_until("the end of all processes", LIMIT, || Ok(left_over(&folder).is_empty().then_some(())));
+    assert!(gone.is_ok(), "{:?}", left_over(&folder));
 }
 
 #[test]
