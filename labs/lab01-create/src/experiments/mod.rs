@@ -6,22 +6,32 @@ mod sharing;
 use std::{collections::BTreeMap, fs, os::fd::RawFd, time::Duration};
 
 use anyhow::{Context, Result};
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::{
+    Need,
+    need::{DESCRIPTORS, LOOPBACK, PORTS},
+    setting,
+};
 use shared::{At, Experiment, Lesson, Role};
 
 /// How long an answer may take; far more than this machine needs.
 const LIMIT: Duration = Duration::from_secs(5);
 
+const MPTCP: Need = Need {
+    what: "a kernel with MPTCP, switched on",
+    provided_by: "as root: sysctl -w net.mptcp.enabled=1",
+    met: || setting("net/mptcp/enabled") == [1],
+};
+
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "this process and hold as its child",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "same-number",
             starred: true,
             minutes: 5,
-            claim: "The process id and the descriptor are different numbers each time the program runs.",
+            claim: "Each run of the program gives another process id and another descriptor.",
             source: "notes ch.2, Creating socket",
             needs: &[],
             play: descriptors::same_number,
@@ -30,7 +40,7 @@ pub const LESSON: Lesson = Lesson {
             id: "kill-9",
             starred: true,
             minutes: 5,
-            claim: "Once the program is terminated its descriptors are gone: the OS closes them.",
+            claim: "When the program is terminated, the OS closes its descriptors.",
             source: "notes ch.2, Creating socket",
             needs: &[],
             play: sharing::kill_9,
@@ -39,7 +49,7 @@ pub const LESSON: Lesson = Lesson {
             id: "two-numbers",
             starred: true,
             minutes: 5,
-            claim: "To the OS a socket is a descriptor, named by a unique number, and close() closes the socket.",
+            claim: "For the OS a socket is a descriptor with a unique number, and close() closes the socket.",
             source: "notes ch.2, What is a socket?",
             needs: &[],
             play: sharing::two_numbers,
@@ -48,8 +58,8 @@ pub const LESSON: Lesson = Lesson {
             id: "under-proc",
             starred: false,
             minutes: 3,
-            claim: "ls -l /proc/X/fd/Y shows the descriptor of a socket that was only created.",
-            source: "notes ch.2, Creating socket",
+            claim: "Creating a socket is like opening a file: ls -l /proc/X/fd/Y shows its descriptor.",
+            source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
             play: descriptors::under_proc,
         },
@@ -57,16 +67,16 @@ pub const LESSON: Lesson = Lesson {
             id: "unbound",
             starred: false,
             minutes: 3,
-            claim: "Creating adds a descriptor; only binding puts the socket on the list of bound sockets.",
+            claim: "Creating a socket adds a descriptor; binding it adds it to the list of bound sockets.",
             source: "notes ch.2, Creating socket and Binding socket",
-            needs: &[],
+            needs: &[LOOPBACK, PORTS],
             play: descriptors::unbound,
         },
         Experiment {
             id: "on-exec",
             starred: false,
             minutes: 3,
-            claim: "The OS assigns the descriptor to the process that has created the socket.",
+            claim: "The OS assigns the descriptor to the process that created the socket.",
             source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
             play: sharing::on_exec,
@@ -81,13 +91,13 @@ pub const LESSON: Lesson = Lesson {
             play: sharing::read_write,
         },
         Experiment {
-            id: "families",
+            id: "protocol",
             starred: false,
             minutes: 3,
-            claim: "There are three address families: AF_INET, AF_INET6 and AF_UNIX.",
-            source: "notes ch.2, Address family control",
-            needs: &[],
-            play: descriptors::families,
+            claim: "The socket type controls the transport layer protocol.",
+            source: "notes ch.2, What is a socket?",
+            needs: &[MPTCP],
+            play: descriptors::protocol,
         },
     ],
     next: &[
