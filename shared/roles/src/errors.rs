@@ -57,7 +57,7 @@ impl CallError {
             (_, Some(EADDRINUSE)) => format!("see what has the port, TIME-WAIT too: scripts/states.sh {port}"),
             ("bind", Some(EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
             (_, Some(EADDRNOTAVAIL | EAFNOSUPPORT)) if host.contains(':') || host.starts_with("AF_INET6") => {
-                "see whether IPv6 is off (1): cat /proc/sys/net/ipv6/conf/all/disable_ipv6".into()
+                "see whether this machine has IPv6, and which addresses: ip -6 addr".into()
             }
             ("connect", Some(EADDRNOTAVAIL)) => format!("see what uses the ports up: ss -tan dport = :{port}"),
             (_, Some(EADDRNOTAVAIL | ENODEV)) => "see the addresses of this machine: ip addr".into(),
@@ -105,7 +105,7 @@ mod tests {
             ("socket", Errno::EAFNOSUPPORT, "[::1]:7777"),
             ("socket", Errno::EAFNOSUPPORT, "AF_INET6 SOCK_DGRAM"),
         ] {
-            assert!(hint(call, errno, addr).contains("disable_ipv6"), "{call} {addr}");
+            assert!(hint(call, errno, addr).ends_with("ip -6 addr"), "{call} {addr}");
         }
         assert!(hint("connect", Errno::EADDRNOTAVAIL, "127.0.0.1:7777").contains("ports"));
         assert!(hint("bind", Errno::EADDRNOTAVAIL, "192.0.2.1:7777").contains("ip addr"));
