@@ -15,7 +15,7 @@ use super::{ANY_PORT, LIMIT, addresses::sockaddr_in, local_addr};
 
 /// Another program may have the same port for the other protocol. Then another port is tried.
 const PORTS_AT_MOST: usize = 20;
-/// Datagrams, each from a socket of its own.
+/// How many sockets send a datagram each.
 const SENDERS: usize = 32;
 
 /// What a socket sets before bind.
@@ -56,11 +56,11 @@ const TCP_REUSEADDR: usize = 6;
 
 pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
     let rows = |numbers: &[usize]| std::array::from_fn::<bool, 9, _>(|at| numbers.contains(&(at + 1)));
-    stage.say("row", "first socket            second socket");
+    stage.say("row", "first socket               second socket");
     for (at, Row { first, second }) in ROWS.iter().enumerate() {
         stage.say(
             "",
-            format_args!("{}  {:<11} {:<9}  {:<11} {}", at + 1, first.0, first.1.name(), second.0, second.1.name()),
+            format_args!("{}  {:<11} {:<12}  {:<11} {}", at + 1, first.0, first.1.name(), second.0, second.1.name()),
         );
     }
     let question = stage.ask(
@@ -116,8 +116,8 @@ impl Sets {
     fn name(self) -> &'static str {
         match self {
             Nothing => "-",
-            ReuseAddr => "REUSEADDR",
-            ReusePort => "REUSEPORT",
+            ReuseAddr => "SO_REUSEADDR",
+            ReusePort => "SO_REUSEPORT",
         }
     }
 }
@@ -149,24 +149,23 @@ fn bind_twice(row: &Row) -> Result<(Socket, Socket, SocketAddr, std::io::Result<
     bail!("no port was tried")
 }
 
-/// Sends a datagram from each of many sockets to `addr`; how many arrive at the first socket, how many at the second.
+/// Sends a datagram to `addr` from each of many sockets. How many arrive at the first socket, how many at the second?
 fn received(first_sock: &Socket, second_sock: &Socket, addr: SocketAddr) -> Result<[usize; 2]> {
+    let mut received = [0; 2];
     for _ in 0..SENDERS {
         let send_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", addr)?;
         sendto(send_sock.as_raw_fd(), b"x", &sockaddr_in(addr)?, MsgFlags::empty()).at("sendto", addr)?;
-    }
-    let mut received = [0; 2];
-    wait_until(&format!("{SENDERS} datagrams at {addr}"), LIMIT, || {
-        for (count, sock) in received.iter_mut().zip([first_sock, second_sock]) {
-            loop {
+        let at = wait_until(&format!("a datagram at {addr}"), LIMIT, || {
+            for (at, sock) in [first_sock, second_sock].into_iter().enumerate() {
                 match recv(sock.as_raw_fd(), &mut [0; 8], MsgFlags::MSG_DONTWAIT) {
-                    Ok(_) => *count += 1,
-                    Err(Errno::EAGAIN) => break,
-                    Err(Errno::EINTR) => {}
+                    Ok(_) => return Ok(Some(at)),
+                    Err(Errno::EAGAIN | Errno::EINTR) => {}
                     result => _ = result.at("recv", addr)?,
                 }
             }
-        }
-        Ok((received.iter().sum::<usize>() == SENDERS).then_some(received))
-    })
+            Ok(None)
+        })?;
+        received[at] += 1;
+    }
+    Ok(received)
 }

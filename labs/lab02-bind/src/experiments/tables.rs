@@ -50,8 +50,9 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     stage.say("second", format_args!("bind({}, {tcp_addr}) = {}", second_sock.as_raw_fd(), returned(&second_bound)));
     let taken = second_bound.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRINUSE as i32));
     ensure!(taken, "{tcp_addr} is bound, and yet a second socket was not refused with EADDRINUSE");
-    let found = if bound_only::is_listed(tcp_addr)? { "found" } else { "not found (Linux 6.8 or newer finds it)" };
-    stage.say("sock_diag", format_args!("asked as by ss -B for sockets that are only bound: {found}"));
+    let found = u8::from(bound_only::is_listed(tcp_addr)?);
+    let asked = "asked for sockets that are only bound, as by ss -B";
+    stage.say("sock_diag", format_args!("{asked}: {found} (before Linux 6.8: 0)"));
 
     // A bound socket can listen. Another one can connect from the port that it has.
     tcp_sock.listen(8).at("listen", tcp_addr)?;
