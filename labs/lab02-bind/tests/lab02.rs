@@ -4,7 +4,7 @@
 use std::{
     fs,
     io::Write,
-    net::{SocketAddr, TcpListener, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::unix::fs::PermissionsExt,
     process::Command,
     sync::LazyLock,
@@ -235,7 +235,7 @@ fn groups_and_broadcast_can_be_bound_and_a_foreign_address_cannot() {
     }
 }
 
-/// The kit's own words for the source address: the route decides, here two routes of a private network.
+/// The sheet says so of the source address. 233.252.0.9 is a group; the private network has two routes.
 #[test]
 fn the_source_address_of_an_unbound_socket_comes_from_the_route_and_not_from_the_default_gateway() {
     let missing = !(kernel::namespace::NAMESPACE.met)() || !have("python3");
@@ -245,11 +245,23 @@ fn the_source_address_of_an_unbound_socket_comes_from_the_route_and_not_from_the
     let routes = "ip addr add 192.0.2.10/32 dev lo; ip addr add 198.51.100.10/32 dev lo
         ip route add default dev lo src 192.0.2.10; ip route add 203.0.113.0/24 dev lo src 198.51.100.10";
     let python = "import socket
-for peer in ('233.252.0.9', '203.0.113.9', '127.0.0.1'):
+for peer in ('233.252.0.9', '8.8.8.8', '203.0.113.9', '127.0.0.1'):
     s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.connect((peer,9)); print(s.getsockname()[0])";
     let script = format!("ip link set lo up; {routes}; exec python3 -c \"$0\"");
     let ran = run(Command::new("unshare").args(["-Urn", "sh", "-c", &script, python]));
-    assert_eq!(ran.stdout, "192.0.2.10\n198.51.100.10\n127.0.0.1\n", "{ran:?}");
+    assert_eq!(ran.stdout, "192.0.2.10\n192.0.2.10\n198.51.100.10\n127.0.0.1\n", "{ran:?}");
+}
+
+/// The sheet says so of TCP; the first port of the range tells which half is whose.
+#[test]
+fn tcp_gives_one_half_of_the_range_to_bind_and_the_other_half_to_connect() {
+    let first = kernel::setting("net/ipv4/ip_local_port_range")[0] % 2;
+    for _ in 0..20 {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let half = |addr: SocketAddr| u64::from(addr.port() % 2) == first;
+        assert!(!half(listener.local_addr().unwrap()) && half(client.local_addr().unwrap()), "{listener:?} {client:?}");
+    }
 }
 
 #[test]

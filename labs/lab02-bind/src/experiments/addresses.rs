@@ -203,7 +203,7 @@ pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
         }
         ensure!(bound == works, "TCP binds {bound:?}, UDP {works:?}");
     }
-    stage.verdict(question, works, "addresses of this machine, all of 127.0.0.0/8, groups and broadcast")
+    stage.verdict(question, works, "bind takes this machine's addresses, groups and broadcast addresses")
 }
 
 pub fn octal(stage: &mut Stage) -> Result<Verdict> {

@@ -51,7 +51,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     let taken = second_bound.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRINUSE as i32));
     ensure!(taken, "{tcp_addr} is bound, and yet a second socket was not refused with EADDRINUSE");
     let found = u8::from(bound_only::is_listed(tcp_addr)?);
-    let asked = "asked for sockets that are only bound, as by ss -B";
+    let asked = "asked for what is only bound, as by ss -B";
     stage.say("sock_diag", format_args!("{asked}: {found} (before Linux 6.8: 0)"));
 
     // A bound socket can listen. Another one can connect from the port that it has.
