@@ -59,7 +59,7 @@ struct HoldArgs {
     /// Socket type: stream is TCP, dgram is UDP; tcp and udp are understood, too
     #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "dgram")]
     kind: Kind,
-    /// How long to keep it, in seconds; a day at most
+    /// How many seconds to keep the socket; a day at most
     #[arg(long, default_value_t = 300, value_name = "N", value_parser = value_parser!(u64).range(..=86_400))]
     seconds: u64,
     /// Wait for Enter before each socket call

@@ -13,7 +13,7 @@ use kernel::{
 };
 use shared::{At, Experiment, Lesson, Role};
 
-/// How long an answer may take; far more than this machine needs.
+/// How long an answer may take; far more than any machine needs.
 const LIMIT: Duration = Duration::from_secs(5);
 
 const MPTCP: Need = Need {
@@ -30,7 +30,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "same-number",
             starred: true,
-            minutes: 5,
+            minutes: 4,
             claim: "Each run of the program gives another process id and another descriptor.",
             source: "notes ch.2, Creating socket",
             needs: &[],
@@ -39,7 +39,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "kill-9",
             starred: true,
-            minutes: 5,
+            minutes: 4,
             claim: "When the program is terminated, the OS closes its descriptors.",
             source: "notes ch.2, Creating socket",
             needs: &[],
@@ -57,7 +57,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "under-proc",
             starred: false,
-            minutes: 3,
+            minutes: 2,
             claim: "Creating a socket is like opening a file: ls -l /proc/X/fd/Y shows its descriptor.",
             source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
@@ -84,7 +84,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "read-write",
             starred: false,
-            minutes: 3,
+            minutes: 2,
             claim: "A socket is similar to a file, but in place of read, write and seek it has send and recvfrom.",
             source: "notes ch.2, What is a socket?",
             needs: &[],
@@ -93,7 +93,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "protocol",
             starred: false,
-            minutes: 3,
+            minutes: 2,
             claim: "The socket type controls the transport layer protocol.",
             source: "notes ch.2, What is a socket?",
             needs: &[MPTCP],
@@ -115,7 +115,7 @@ struct Hold {
     fd: RawFd,
 }
 
-/// Starts `hold` with more patience than any class.
+/// Starts `hold` for a day: longer than any class.
 fn hold_role(options: &[&str]) -> Result<Hold> {
     let mut role = Role::start(&[&["hold", "--seconds", "86400"], options].concat())?;
     let pid = last_number(&role.line_with("OS assigned process id: ")?)?;
@@ -127,14 +127,14 @@ fn last_number(line: &str) -> Result<i32> {
     line.rsplit(' ').next().and_then(|word| word.parse().ok()).with_context(|| format!("no number in {line:?}"))
 }
 
-/// The descriptors of a process and what each leads to, as `ls -l /proc/PID/fd` shows them.
+/// The descriptors of a process and where the link of each leads, as `ls -l /proc/PID/fd` shows them.
 fn links(pid: i32) -> Result<BTreeMap<RawFd, String>> {
     let folder = format!("/proc/{pid}/fd");
     let mut links = BTreeMap::new();
     for entry in fs::read_dir(&folder).at("open", &folder)? {
         let entry = entry.at("readdir", &folder)?;
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One may be closed while we look: the one this listing itself uses.
+        // The listing has a descriptor of its own, which may be closed when its link is read.
         let Ok(link) = fs::read_link(entry.path()) else { continue };
         links.insert(fd, link.to_string_lossy().into_owned());
     }
@@ -146,7 +146,7 @@ fn inode_in(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The inode of a socket, read where everybody can: /proc/PID/fd/N.
+/// The inode of a socket, read from its link /proc/PID/fd/N.
 fn inode_of(pid: i32, fd: RawFd) -> Result<u32> {
     let path = format!("/proc/{pid}/fd/{fd}");
     let link = fs::read_link(&path).at("readlink", &path)?;

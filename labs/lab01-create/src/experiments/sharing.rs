@@ -37,11 +37,11 @@ fn let_inherit(stage: &mut Stage, sock: &Socket) -> Result<()> {
     Ok(())
 }
 
-/// recv(2) that waits no longer than LIMIT; a signal does not count.
+/// recv(2), repeated after a signal; SO_RCVTIMEO ends each of its waits after LIMIT.
 fn receive(fd: RawFd, flags: MsgFlags) -> nix::Result<usize> {
     loop {
         match recv(fd, &mut [0; 8], flags) {
-            Err(Errno::EINTR) => continue, // SIGCHLD, if somebody traces us
+            Err(Errno::EINTR) => continue, // after Ctrl-Z and fg: signal(7)
             result => return result,
         }
     }
@@ -54,7 +54,7 @@ pub fn kill_9(stage: &mut Stage) -> Result<Verdict> {
         EndOfStream,
         Reset,
     }
-    /// What our end hears, and whether hold's own socket outlived it.
+    /// What our end reads, and whether hold's own socket is still there.
     #[derive(Debug, PartialEq)]
     struct Left {
         heard: After,
@@ -110,7 +110,7 @@ pub fn kill_9(stage: &mut Stage) -> Result<Verdict> {
 }
 
 pub fn two_numbers(stage: &mut Stage) -> Result<Verdict> {
-    /// The close that our end hears.
+    /// The event after which our end reads end of stream.
     #[derive(Debug, PartialEq)]
     enum Heard {
         First,

@@ -16,9 +16,9 @@ use socket2::{Domain, Socket, Type};
 
 use super::{ANY_PORT, LIMIT, local_addr};
 
-/// TEST-NET-1 of RFC 5737: for documentation, on no machine.
+/// In TEST-NET-1 of RFC 5737, which is for documentation: no machine should have it.
 pub const NOT_OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
-/// Belongs to lo as all of 127.0.0.0/8 does, and is on no list of addresses.
+/// An address of lo, as all of 127.0.0.0/8 is, although no list of addresses shows it.
 const IN_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 1, 2, 3);
 /// The group of the lecture's multicast programs (lab05). Nobody has to join it here.
 const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
@@ -79,7 +79,7 @@ pub fn any_address(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(question, reached, "to bind, 0.0.0.0 is every address; to connect, it is this host")
 }
 
-/// Connects to `addr`; where that works, shows which address the server's end of the connection has.
+/// Connects to `addr`. If this works, shows the address of the server's end of the connection.
 fn connects(stage: &mut Stage, name: &str, listen_sock: &Socket, addr: SocketAddr) -> Result<bool> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", addr)?;
     client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", addr)?; // connect waits no longer than this

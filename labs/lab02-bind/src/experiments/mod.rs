@@ -68,7 +68,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "any-address",
             starred: true,
-            minutes: 5,
+            minutes: 6,
             claim: "A socket on 127.0.0.1 is limited to this machine. How do we bind to all interfaces without naming all \
                     addresses?",
             source: "notes ch.2, Binding socket, questions 2 and 3",
@@ -106,7 +106,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "taken-port",
             starred: false,
-            minutes: 3,
+            minutes: 6,
             claim: "The UDP socket and the TCP socket of the lecture both have port 7777.",
             source: "notes ch.2, Binding socket (UDP and TCP); the question is ours",
             needs: &[],
@@ -115,7 +115,7 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "foreign-address",
             starred: false,
-            minutes: 3,
+            minutes: 4,
             claim: "Binding gives a socket its address, as one declares a new mailbox to the post.",
             source: "notes ch.2, Binding socket, definition 9; the question is ours",
             needs: &[OWN_ADDRESSES_ONLY, NOT_192_0_2_1, LOOPBACK_NETWORK],

@@ -16,13 +16,13 @@ use socket2::{Domain, Socket, Type};
 
 use super::{ANY_PORT, local_addr, tables::show_tables};
 
-/// So many ports in ascending order by chance: once in 479 million runs.
+/// Twelve random ports are in ascending order once in 479 million runs.
 const UDP_SOCKETS: usize = 12;
-/// Nobody, the ordinary account every Linux has; a demo played by root uses it.
+/// The account nobody, which every Linux has; a demo that root plays uses it.
 const NOBODY: u32 = 65534;
 /// CAP_NET_BIND_SERVICE in include/uapi/linux/capability.h.
 const CAP_NET_BIND_SERVICE: u32 = 10;
-/// The next port is tried where another program has this one.
+/// How many ports are tried if other programs have the first ones.
 const PORTS_AT_MOST: u16 = 16;
 
 pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
@@ -45,7 +45,7 @@ pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some(Ports::Ascending), kit: Ports::FromRange },
     )?;
-    let mut udp_socks = Vec::new(); // kept open: a closed one's port is free again
+    let mut udp_socks = Vec::new(); // kept open: close makes a port free again
     let mut udp_ports = Vec::new();
     for at in 0..UDP_SOCKETS {
         let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", ANY_PORT)?;
@@ -107,7 +107,7 @@ fn held(stage: &mut Stage, kind: &str, port: u16) -> Result<bool> {
         command.stderr(stderr);
         let mut hold = Role::spawn(&mut command)?;
         drop(command); // it has a copy of the pipe's writing end
-        hold.input = None; // as Ctrl-D: it ends once it has bound, or failed to
+        hold.input = None; // as Ctrl-D: hold ends as soon as it has bound, or has failed to
         let status = hold.wait_for_end()?;
         let mut error = String::new();
         errors.read_to_string(&mut error).at("read", "standard error")?;
@@ -130,9 +130,9 @@ fn held(stage: &mut Stage, kind: &str, port: u16) -> Result<bool> {
     bail!("other programs have {PORTS_AT_MOST} ports from {port} on")
 }
 
-/// This program with these arguments, by nobody if root plays.
+/// This program with these arguments, under the account nobody if root plays.
 fn as_ordinary_account(args: &[&str]) -> Command {
-    // Not by its path: nobody may not be able to enter the folders on the way.
+    // Not by its path: that account may not enter every folder on the way.
     let mut command = Command::new("/proc/self/exe");
     command.args(args);
     if geteuid().is_root() {

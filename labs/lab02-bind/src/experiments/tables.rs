@@ -1,4 +1,4 @@
-//! What the tables that ss and netstat read have of a bound socket.
+//! How a bound socket shows in the tables that ss and netstat read.
 
 use std::{
     fs,
