@@ -1,4 +1,4 @@
-//! What both programs do beside their sockets: wait, name the command that helps.
+//! What both programs do beside their sockets: they wait, and they name the command that helps.
 
 use std::os::fd::{AsFd, BorrowedFd};
 

@@ -85,9 +85,9 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("delivered", "CORRECTED"),
         ("no-terminator", "ANSWERED"),
         ("no-reader", "CONFIRMED"),
-        ("half-read", "CORRECTED"),
         ("framing", "CORRECTED"),
-        ("in-order", "ANSWERED"),
+        ("in-order", "CONFIRMED"),
+        ("nagle", "CORRECTED"),
         ("header", "CORRECTED"),
     ]);
 }
