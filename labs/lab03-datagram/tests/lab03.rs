@@ -307,6 +307,46 @@ fn a_broadcast_has_to_be_meant_and_then_reaches_whoever_is_bound_to_all_addresse
 }
 
 #[test]
+fn a_broadcast_is_copied_to_each_receiver_that_shares_the_port() {
+    let (mut first, addr) = receive_on("0.0.0.0:0", &["--reuse-addr"]);
+    let (mut second, second_addr) = receive_on(&addr.to_string(), &["--reuse-addr"]);
+    assert_eq!(addr, second_addr);
+    assert_eq!(send(SocketAddr::from(([127, 255, 255, 255], addr.port())), &["--broadcast"]).code(), 0);
+    for receive in [&mut first, &mut second] {
+        receive.wait_for("Payload length 12 bytes: [Hello world!]\n").unwrap();
+    }
+}
+
+#[test]
+fn an_address_may_be_a_port_a_name_or_both() {
+    let (mut receive, addr) = receive_on("0", &[]);
+    assert!(addr.ip().is_loopback() && addr.port() != 0, "{addr}");
+    let sent = run(Command::new(LAB).args(["send", &addr.port().to_string(), "--bind", "0"]));
+    assert_eq!((sent.code(), sent.stderr.as_str()), (0, ""));
+    receive.wait_for("Received message from 127.0.0.1:").unwrap();
+    assert_eq!(failed(Command::new(LAB).args(["send", "no such name"])).0, 2);
+}
+
+#[test]
+fn a_demo_that_was_stopped_goes_on_where_it_was() {
+    // Both experiments are in a recv with SO_RCVTIMEO then, which fails with EINTR after SIGCONT: signal(7).
+    for (experiment, line, verdict) in
+        [("connect", "= 5  \"hello\"\n", "CORRECTED"), ("empty", "recv(3, 1024) = 0\n", "ANSWERED")]
+    {
+        let mut demo = Role::spawn(Command::new(LAB).args(["demo", experiment])).unwrap();
+        demo.wait_for(line).unwrap();
+        signal(&demo, Signal::SIGSTOP);
+        let stat = format!("/proc/{}/stat", demo.pid());
+        wait_until("the demo to be stopped", LIMIT, || Ok(fs::read_to_string(&stat)?.contains(") T ").then_some(())))
+            .unwrap();
+        signal(&demo, Signal::SIGCONT);
+        demo.wait_for(&format!("verdict   {verdict}")).unwrap();
+        ends_well(&mut demo);
+        assert_eq!(demo.printed().matches("-1 EAGAIN").count(), 1, "{}", demo.printed());
+    }
+}
+
+#[test]
 fn a_receiver_with_a_deadline_gives_up_and_one_without_waits_for_ctrl_c() {
     let late = run(Command::new(LAB).args(["receive", "127.0.0.1:0", "--timeout", "0.05"]));
     assert_eq!(late.code(), 1);

@@ -228,6 +228,33 @@ fn a_sender_whose_peer_reads_a_part_and_resets_learns_no_number() {
 }
 
 #[test]
+fn a_message_that_is_too_long_or_has_no_memory_is_refused_in_words() {
+    let text = "x".repeat(100_000);
+    let (code, stderr) = failed(Command::new(LAB).args(["send", "--message", &text, "--times", "1000000"]));
+    assert_eq!(code, 2, "{stderr}");
+    assert!(stderr.starts_with("error: a message of more than 268435456 bytes: "), "{stderr}");
+    let mut command = Command::new("bash");
+    command.args(["-c", "ulimit -v 150000; exec \"$@\"", "bash", LAB, "send", "--message", &text, "--times", "2000"]);
+    let (code, stderr) = failed(&mut command);
+    assert_eq!(code, 1, "{stderr}");
+    assert!(stderr.starts_with("lab08: no memory for the message"), "{stderr}");
+}
+
+#[test]
+fn a_demo_that_was_stopped_goes_on_where_it_was() {
+    // It waits in poll then: for room in the send buffer.
+    let mut demo = Role::spawn(Command::new(LAB).args(["demo", "no-reader"])).unwrap();
+    demo.wait_for("EAGAIN (Resource temporarily unavailable)\n").unwrap();
+    signal(&demo, Signal::SIGSTOP);
+    let stat = format!("/proc/{}/stat", demo.pid());
+    wait_until("the demo to be stopped", LIMIT, || Ok(std::fs::read_to_string(&stat)?.contains(") T ").then_some(())))
+        .unwrap();
+    signal(&demo, Signal::SIGCONT);
+    demo.wait_for("verdict   CONFIRMED").unwrap();
+    ends_well(&mut demo);
+}
+
+#[test]
 fn foreign_senders_reach_the_receiver() {
     for (tool, args) in [("nc", vec!["-N"]), ("ncat", vec![]), ("socat", vec!["-"])] {
         if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat") {
