@@ -22,10 +22,8 @@ pub const HALVES: [&[u8]; 2] = [b"head", b"body"];
 const ANSWER: &[u8] = b"answer";
 /// How many requests.
 pub const REQUESTS: usize = 10;
-/// The segments that are made by hand: the place of the first byte in the stream, and the bytes.
-pub const PIECES: [(u32, &[u8]); 5] = [(5, b"world"), (0, b"hell"), (5, b"world"), (2, b"llo"), (0, b"hello")];
-/// What they are pieces of.
-pub const STREAM: &[u8] = b"helloworld";
+/// The segments that arrive: the place of the first byte in the stream, and the bytes. The last is the client's own.
+pub const PIECES: [(u32, &[u8]); 4] = [(5, b"world"), (2, b"llo"), (5, b"world"), (0, b"he")];
 const LIMIT: Duration = Duration::from_secs(5);
 
 /// What is captured.
@@ -96,14 +94,18 @@ fn pieces(capture: &Capture) -> Result<()> {
 
     let raw_sock = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::TCP)).at("socket", "SOCK_RAW")?;
     raw_sock.bind(&pair.local.into()).at("bind", pair.local)?; // a raw socket has an address and no port
-    const FIN: u8 = 0x01;
-    const ACK: u8 = 0x10;
-    let end: (u32, &[u8], u8) = (STREAM.len() as u32, b"", FIN | ACK);
-    for (place, bytes, flags) in PIECES.map(|(place, bytes)| (place, bytes, ACK)).into_iter().chain([end]) {
-        let segment = by_hand(pair, first.wrapping_add(place), acknowledged, flags, bytes)?;
+    let [early @ .., (_, first_bytes)] = PIECES;
+    for (place, bytes) in early {
+        let segment = by_hand(pair, first.wrapping_add(place), acknowledged, bytes)?;
         sendto(raw_sock.as_raw_fd(), &segment, &SockaddrStorage::from(pair.peer), MsgFlags::empty())
             .at("sendto", pair.peer)?;
     }
+    print(capture, pair)?;
+    client_sock.set_tcp_nodelay(true).at("setsockopt", pair.local)?;
+    send(client_sock.as_raw_fd(), first_bytes, MsgFlags::empty()).at("send", pair.peer)?;
+    // Now the server has acknowledged bytes that the client has not sent. It sends them, and both ends agree again.
+    send(client_sock.as_raw_fd(), b"lloworld", MsgFlags::empty()).at("send", pair.peer)?;
+    drop(client_sock); // close(2)
     wait_for_state(pair.other_end(), Some(State::CloseWait), LIMIT)?; // nothing before the FIN is missing
     let mut blocks = Vec::new();
     loop {
@@ -119,13 +121,14 @@ fn pieces(capture: &Capture) -> Result<()> {
 }
 
 /// A segment of the local end, with its checksum: the raw socket puts the IP header in front of it.
-fn by_hand(pair: Pair, number: u32, acknowledged: u32, flags: u8, payload: &[u8]) -> Result<Vec<u8>> {
+fn by_hand(pair: Pair, number: u32, acknowledged: u32, payload: &[u8]) -> Result<Vec<u8>> {
     const WORDS: u8 = 5; // 20 bytes of header
+    const ACK: u8 = 0x10;
     const WINDOW: u16 = 1000;
     let (Some(local), Some(peer)) = (ipv4(pair.local), ipv4(pair.peer)) else { bail!("not IPv4: {pair:?}") };
     let ports = [pair.local.port().to_be_bytes(), pair.peer.port().to_be_bytes()].concat();
     let numbers = [number.to_be_bytes(), acknowledged.to_be_bytes()].concat();
-    let before = [&ports[..], &numbers, &[WORDS << 4, flags], &WINDOW.to_be_bytes()].concat();
+    let before = [&ports[..], &numbers, &[WORDS << 4, ACK], &WINDOW.to_be_bytes()].concat();
     let after = [&[0, 0], payload].concat(); // the urgent pointer
     let length = (before.len() + 2 + after.len()) as u16;
     let pseudo_header = [&local[..], &peer, &[0, 6], &length.to_be_bytes()].concat();

@@ -18,6 +18,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 use crate::namespace::{self, NAMESPACE};
 use crate::{Need, Pair};
 
+/// Packets taken at one look.
+const MOST: usize = 10_000;
+
 /// For an experiment that runs a part of itself by [`command`].
 pub const CAPTURE: Need = Need {
     what: "a private user and network namespace (unshare -Urn, ip), or CAP_NET_RAW",
@@ -88,17 +91,19 @@ impl Capture {
     /// EPERM without CAP_NET_RAW.
     pub fn start() -> Result<Capture> {
         let protocol = Protocol::from(i32::from((libc::ETH_P_IP as u16).to_be()));
-        let sock = Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).context("socket AF_PACKET")?;
+        let sock =
+            Socket::new(Domain::from(libc::AF_PACKET), Type::DGRAM, Some(protocol)).context("socket AF_PACKET")?;
         Ok(Capture(sock))
     }
 
     /// What has passed between the two ends since the last look, in order and without waiting; all else is thrown away.
+    /// Of a flood it takes only so many.
     ///
     /// # Errors
     /// What recv(2) says.
     pub fn packets(&self, pair: Pair) -> Result<Vec<Packet>> {
         let (mut buffer, mut packets) = (vec![0; 65536], Vec::new());
-        loop {
+        for _ in 0..MOST {
             let bytes = match recv(self.0.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Err(Errno::EAGAIN) => return Ok(packets),
                 received => buffer[..received.context("recv AF_PACKET")?].to_vec(),
@@ -110,6 +115,7 @@ impl Capture {
                 packets.push(packet);
             }
         }
+        Ok(packets)
     }
 }
 
