@@ -23,6 +23,7 @@ pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
     enum SendAll {
         Waits,
         Partly,
+        Fails,
         ReturnsUnread,
         ReturnsRead,
     }
@@ -35,9 +36,10 @@ pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
         "The server has accepted and never calls recv. The client sends the big message, 84001 bytes, with send in a loop, as sendall does. What happens?",
         [
-            ("all is sent, and the server's program has read none of it", SendAll::ReturnsUnread),
-            ("it waits, for nothing is delivered", SendAll::Waits),
-            ("1024 bytes are sent, the length of a recv", SendAll::Partly),
+            ("send takes all 84001 bytes", SendAll::ReturnsUnread),
+            ("send waits: nothing is delivered", SendAll::Waits),
+            ("send takes 1024 bytes, the length of a recv", SendAll::Partly),
+            ("send fails: nobody receives", SendAll::Fails),
         ],
         Predicts { source: Some(SendAll::Waits), kit: SendAll::ReturnsUnread },
     )?;
@@ -60,8 +62,9 @@ pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
     let observed = match (sent, error) {
         (BIG, None) if in_kernels >= BIG && heard == Err(Errno::ECONNRESET) => SendAll::ReturnsUnread,
         (BIG, None) => SendAll::ReturnsRead,
+        (1024, _) => SendAll::Partly,
         (_, Some(Errno::EAGAIN)) => SendAll::Waits, // LIMIT is over: the buffers were full before the end
-        (1024, None) => SendAll::Partly,
+        (0, Some(_)) => SendAll::Fails,
         other => bail!("send took {} bytes, then {:?}", other.0, other.1),
     };
     stage.verdict(question, observed, "sent means copied into this kernel; the server's close threw it all away")

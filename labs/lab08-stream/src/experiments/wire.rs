@@ -102,8 +102,7 @@ pub fn nagle(stage: &mut Stage) -> Result<Verdict> {
             segments.iter().filter(|segment| !segment.has("SYN")).partition(|segment| segment.from_client);
         let with_data = client.iter().filter(|segment| !segment.payload.is_empty()).count();
         let acks = server.iter().filter(|segment| segment.payload.is_empty()).count();
-        stage
-            .say("", format_args!("{with_data} segments with data; from the server {acks} segments with an ACK alone"));
+        stage.say("", format_args!("{with_data} segments with data; {acks} ACKs without data from the server"));
         stage.say("", format_args!("the last request: {}", last_request(&segments)?));
         *observed = if heads == REQUESTS { Always } else { NotAlways };
     }
