@@ -329,7 +329,7 @@ fn an_address_may_be_a_port_a_name_or_both() {
 
 #[test]
 fn a_demo_that_was_stopped_goes_on_where_it_was() {
-    // Both experiments are in a recv with SO_RCVTIMEO then, which fails with EINTR after SIGCONT: signal(7).
+    // They are in poll, or in a recv with SO_RCVTIMEO: that fails with EINTR after SIGCONT, see signal(7).
     for (experiment, line, verdict) in
         [("connect", "= 5  \"hello\"\n", "CORRECTED"), ("empty", "recv(3, 1024) = 0\n", "ANSWERED")]
     {

@@ -56,29 +56,25 @@ pub fn connect(stage: &mut Stage) -> Result<Verdict> {
     }
     let mut buffer = [0; 1024];
     let mut heard = Vec::new();
+    let mut limit = LIMIT;
     loop {
-        let received = recv(fd, &mut buffer, MsgFlags::empty());
-        let text = match received {
-            Err(Errno::EINTR) => continue, // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
-            Ok(bytes_read) => String::from_utf8_lossy(&buffer[..bytes_read]).into_owned(),
-            Err(_) => String::new(),
-        };
-        let shown = if text.is_empty() { String::new() } else { format!("  \"{text}\"") };
-        stage.client(format_args!("recv({fd}, 1024) = {}{shown}", returned(&received)));
+        waits(&[&sock], limit)?;
+        let received = recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT);
+        let text = received
+            .map_or(String::new(), |bytes_read| format!("  {:?}", String::from_utf8_lossy(&buffer[..bytes_read])));
+        stage.client(format_args!("recv({fd}, 1024, MSG_DONTWAIT) = {}{text}", returned(&received)));
         match received {
-            Ok(_) => heard.push(text),
+            Ok(bytes_read) => heard.push(buffer[..bytes_read].to_vec()),
             Err(Errno::EAGAIN) => break,
             Err(errno) => bail!("recv: {errno:?}"),
         }
-        if heard.last().is_some_and(|text| text == "hello") {
-            sock.set_read_timeout(Some(SILENCE)).at("setsockopt", "SO_RCVTIMEO")?; // is there more?
+        if heard.last().is_some_and(|payload| payload == b"hello") {
+            limit = SILENCE; // is there more?
         }
     }
-    ensure!(
-        heard.first().is_some_and(|text| text == "early"),
-        "what came before connect was not heard, only {heard:?}"
-    );
-    let hears_strangers = heard.iter().any(|text| text == "from afar");
+    let hears = |payload: &[u8]| heard.iter().any(|heard| heard == payload);
+    ensure!(hears(b"early") && hears(b"hello"), "of \"early\" and \"hello\" not both were heard");
+    let hears_strangers = hears(b"from afar");
 
     // Who hears that nobody is there any more? The ICMP message comes back after the send that caused it.
     drop(peer_sock); // close(2)

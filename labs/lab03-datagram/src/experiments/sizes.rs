@@ -4,9 +4,11 @@ use std::{
     io::IoSliceMut,
     net::{Ipv6Addr, SocketAddr},
     os::fd::AsRawFd,
+    time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
+use kernel::Patience;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrStorage, recv, recvmsg, sendto},
@@ -139,9 +141,14 @@ pub fn empty(stage: &mut Stage) -> Result<Verdict> {
     let mut buffer = [0; BUFFER];
     let mut observed = [None; 2];
     for observed in &mut observed {
+        let mut patience = Patience::new(SILENCE);
         let received = loop {
             match recv(receive_fd, &mut buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => {} // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+                // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7). The rest of the time is left.
+                Err(Errno::EINTR) => {
+                    let left = if patience.is_over() { Duration::from_millis(1) } else { patience.step() };
+                    receive_sock.set_read_timeout(Some(left)).at("setsockopt", "SO_RCVTIMEO")?;
+                }
                 received => break received,
             }
         };
