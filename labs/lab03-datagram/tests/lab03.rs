@@ -327,6 +327,16 @@ fn an_address_may_be_a_port_a_name_or_both() {
     assert_eq!(failed(Command::new(LAB).args(["send", "no such name"])).0, 2);
 }
 
+/// Ctrl-Z while the program waits for something, and fg.
+fn stop_and_go_on(role: &Role) {
+    let stat = format!("/proc/{}/stat", role.pid());
+    let is = |state: &str| wait_until(state, LIMIT, || Ok(fs::read_to_string(&stat)?.contains(state).then_some(())));
+    is(") S ").unwrap();
+    signal(role, Signal::SIGSTOP);
+    is(") T ").unwrap();
+    signal(role, Signal::SIGCONT);
+}
+
 #[test]
 fn a_demo_that_was_stopped_goes_on_where_it_was() {
     // They are in poll, or in a recv with SO_RCVTIMEO: that fails with EINTR after SIGCONT, see signal(7).
@@ -335,11 +345,7 @@ fn a_demo_that_was_stopped_goes_on_where_it_was() {
     {
         let mut demo = Role::spawn(Command::new(LAB).args(["demo", experiment])).unwrap();
         demo.wait_for(line).unwrap();
-        signal(&demo, Signal::SIGSTOP);
-        let stat = format!("/proc/{}/stat", demo.pid());
-        wait_until("the demo to be stopped", LIMIT, || Ok(fs::read_to_string(&stat)?.contains(") T ").then_some(())))
-            .unwrap();
-        signal(&demo, Signal::SIGCONT);
+        stop_and_go_on(&demo);
         demo.wait_for(&format!("verdict   {verdict}")).unwrap();
         ends_well(&mut demo);
         assert_eq!(demo.printed().matches("-1 EAGAIN").count(), 1, "{}", demo.printed());

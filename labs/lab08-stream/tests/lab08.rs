@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::Command,
@@ -182,7 +183,7 @@ fn a_reset_is_an_error_and_what_came_before_it_is_shown() {
     let folder = TempDir::new();
     let errors = folder.path().join("errors");
     let mut command = Command::new(LAB);
-    command.args(["receive", "127.0.0.1:0"]).stderr(std::fs::File::create(&errors).unwrap());
+    command.args(["receive", "127.0.0.1:0"]).stderr(fs::File::create(&errors).unwrap());
     let mut receiver = Role::spawn(&mut command).unwrap();
     let line = receiver.line_with("Socket is listening on ").unwrap();
     let mut stream = TcpStream::connect(line.split_whitespace().last().unwrap()).unwrap();
@@ -192,7 +193,7 @@ fn a_reset_is_an_error_and_what_came_before_it_is_shown() {
     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
     drop(stream); // close(2) with SO_LINGER 0: a reset
     assert_eq!(receiver.wait_for_end().unwrap().code(), Some(1));
-    let told = std::fs::read_to_string(&errors).unwrap();
+    let told = fs::read_to_string(&errors).unwrap();
     assert_eq!(told, format!("lab08: recv {peer}: ECONNRESET (104) Connection reset by peer\n"));
 }
 
@@ -240,16 +241,22 @@ fn a_message_that_is_too_long_or_has_no_memory_is_refused_in_words() {
     assert!(stderr.starts_with("lab08: no memory for the message"), "{stderr}");
 }
 
+/// Ctrl-Z while the program waits for something, and fg.
+fn stop_and_go_on(role: &Role) {
+    let stat = format!("/proc/{}/stat", role.pid());
+    let is = |state: &str| wait_until(state, LIMIT, || Ok(fs::read_to_string(&stat)?.contains(state).then_some(())));
+    is(") S ").unwrap();
+    signal(role, Signal::SIGSTOP);
+    is(") T ").unwrap();
+    signal(role, Signal::SIGCONT);
+}
+
 #[test]
 fn a_demo_that_was_stopped_goes_on_where_it_was() {
     // It waits in poll then: for room in the send buffer.
     let mut demo = Role::spawn(Command::new(LAB).args(["demo", "no-reader"])).unwrap();
     demo.wait_for("EAGAIN (Resource temporarily unavailable)\n").unwrap();
-    signal(&demo, Signal::SIGSTOP);
-    let stat = format!("/proc/{}/stat", demo.pid());
-    wait_until("the demo to be stopped", LIMIT, || Ok(std::fs::read_to_string(&stat)?.contains(") T ").then_some(())))
-        .unwrap();
-    signal(&demo, Signal::SIGCONT);
+    stop_and_go_on(&demo);
     demo.wait_for("verdict   CONFIRMED").unwrap();
     ends_well(&mut demo);
 }
@@ -294,7 +301,7 @@ fn foreign_receivers_get_the_big_message() {
     wait_until("nc to get a port and the message", LIMIT, || {
         let (listener, addr) = listener();
         drop(listener);
-        let out = std::fs::File::create(&file)?;
+        let out = fs::File::create(&file)?;
         let port = addr.port().to_string();
         let mut nc = Command::new("nc").args(["-l", "127.0.0.1", &port]).stdout(out).spawn()?;
         let sent = wait_until("nc to listen", Duration::from_secs(2), || {
@@ -313,7 +320,7 @@ fn foreign_receivers_get_the_big_message() {
         Ok(None)
     })
     .unwrap();
-    assert!(std::fs::read(&file).unwrap() == big_message().as_bytes(), "nc got other bytes");
+    assert!(fs::read(&file).unwrap() == big_message().as_bytes(), "nc got other bytes");
 }
 
 #[test]
