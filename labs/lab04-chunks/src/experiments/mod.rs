@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// 92 datagrams of 1024 bytes fit into the usual default; the lecture's message has 83.
 const ROOM_FOR_83: Need = Need {
     what: "a default receive buffer of 212992 bytes",
-    provided_by: "sudo sysctl net.core.rmem_default=212992",
+    provided_by: "sysctl -w net.core.rmem_default=212992",
     met: || {
         let sock = Socket::new(Domain::IPV4, Type::DGRAM, None);
         sock.and_then(|sock| sock.recv_buffer_size()).is_ok_and(|size| size >= 212_992)
