@@ -23,13 +23,14 @@ use socket2::{Domain, Socket, Type};
 /// How long a datagram or an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// 92 datagrams of 1024 bytes fit into the usual default; the lecture's message has 83.
-const ROOM_FOR_83: Need = Need {
-    what: "a default receive buffer of 212992 bytes",
-    provided_by: "sysctl -w net.core.rmem_default=212992",
+/// 92 datagrams of 1024 bytes fit into the usual receive buffer; the lecture's message has 83.
+const BUFFERS: Need = Need {
+    what: "socket buffers of 212992 bytes",
+    provided_by: "sysctl -w net.core.rmem_default=212992 net.core.wmem_default=212992",
     met: || {
-        let sock = Socket::new(Domain::IPV4, Type::DGRAM, None);
-        sock.and_then(|sock| sock.recv_buffer_size()).is_ok_and(|size| size >= 212_992)
+        let sizes = |sock: Socket| Ok([sock.recv_buffer_size()?, sock.send_buffer_size()?]);
+        let sizes = Socket::new(Domain::IPV4, Type::DGRAM, None).and_then(sizes);
+        sizes.is_ok_and(|sizes| sizes.iter().all(|size| *size >= 212_992))
     },
 };
 
@@ -45,7 +46,7 @@ const UDP_SEGMENT: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "sender and receiver on this machine",
-    needs: &[LOOPBACK, PORTS, ROOM_FOR_83],
+    needs: &[LOOPBACK, PORTS, BUFFERS],
     experiments: &[
         Experiment {
             id: "two-senders",
