@@ -97,7 +97,7 @@ pub fn run(args: &WireArgs) -> Result<()> {
     }
     let near = if_nametoindex("near").at("if_nametoindex", "near")?;
     let far = if_nametoindex("far").at("if_nametoindex", "far")?;
-    wait_until("a route to the group", START_LIMIT, || Ok(play(near, far, None).ok()))?;
+    wait_until("a route to the group", LIMIT, || Ok(play(near, far, None).ok()))?;
     let mut screen = Screen::new();
     screen.line("ready");
     if stdin().read_line(&mut String::new())? == 0 {

@@ -49,8 +49,8 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -uamn 'sport = :{}'        (d is the number of drops)", recv_addr.port()));
     let question = stage.ask(
-        "The receiver is slow and reads nothing yet. The sender sends 83 blocks; its receiver has room for about \
-         half of them. What happens to the rest?",
+        "The receiver is slow and reads nothing yet. The sender sends 83 blocks, more than the receive buffer holds. \
+         What happens to the rest?",
         [
             ("sendto waits until the receiver reads", Excess::SenderWaits),
             ("sendto succeeds; the rest is dropped and counted", Excess::DroppedAndCounted),

@@ -7,9 +7,9 @@ use shared::{Predicts, Stage, Verdict};
 use crate::wire::{self, Heard, SETTINGS};
 
 pub fn loop_back(stage: &mut Stage) -> Result<Verdict> {
+    stage.say("cable", "unshare -Urn: a private network, a veth pair in it");
     let mut wire = wire::start()?;
     wire.wait_for_within("ready\n", START_LIMIT)?;
-    stage.say("cable", "unshare -Urn: a private network, a veth pair in it");
     stage.say("", "near end: a sender and a receiver; far end: three receivers");
 
     let question = stage.ask(

@@ -148,12 +148,18 @@ struct OwnGroup {
 
 impl OwnGroup {
     fn new() -> Result<OwnGroup> {
-        // No interface has a group's address, and yet it can be bound: the port of 127.0.0.1 stays free.
-        let any_port = SocketAddrV4::new(Ipv4Addr::new(239, 254, 0, 0), 0);
-        let port_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", any_port)?;
-        port_sock.bind(&any_port.into()).at("bind", any_port)?;
-        port_sock.set_reuse_address(true).at("setsockopt", "")?; // the port is ours now: share it with our own sockets
-        let port = local_addr(&port_sock)?.port();
+        // Whoever binds 0.0.0.0 gets a port that is free at every address of this machine.
+        let any_port = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let free_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", any_port)?;
+        free_sock.bind(&any_port.into()).at("bind", any_port)?;
+        free_sock.set_reuse_address(true).at("setsockopt", any_port)?;
+        let port = local_addr(&free_sock)?.port();
+
+        // A group nobody sends to holds the port, and takes no datagram from our own sockets.
+        let hold_addr = SocketAddrV4::new(Ipv4Addr::new(239, 254, 0, 0), port);
+        let port_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", hold_addr)?;
+        port_sock.set_reuse_address(true).at("setsockopt", hold_addr)?;
+        port_sock.bind(&hold_addr.into()).at("bind", hold_addr)?;
         let [high, low] = port.to_be_bytes();
         Ok(OwnGroup { addr: SocketAddrV4::new(Ipv4Addr::new(239, 255, high, low), port), _port_sock: port_sock })
     }

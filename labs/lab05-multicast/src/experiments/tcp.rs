@@ -11,7 +11,7 @@ use nix::errno::Errno;
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{LO, OwnGroup, bound, join};
+use super::{LO, OwnGroup, bound, join, local_addr};
 
 /// What connect says to the group, and to the broadcast address of this link.
 type Answers = [Result<(), Errno>; 2];
@@ -21,16 +21,16 @@ pub fn tcp_group(stage: &mut Stage) -> Result<Verdict> {
     let member_sock = bound(group.addr)?;
     join(stage, "member", &member_sock, group.ip())?;
 
-    let any_addr = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, group.port());
+    let any_addr = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
     let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", "")?;
     listen_sock.bind(&any_addr.into()).at("bind", any_addr)?;
     listen_sock.listen(1).at("listen", any_addr)?;
+    let port = local_addr(&listen_sock)?.port();
     stage.say("listener", format_args!("bind({}, {any_addr}) = 0", listen_sock.as_raw_fd()));
-    stage.say("listener", format_args!("listen({}, 1) = 0", listen_sock.as_raw_fd()));
+    stage.say("listener", format_args!("listen({}, 1) = 0  at port {port}", listen_sock.as_raw_fd()));
 
     // The control: from 127.0.0.1 there is a way to both addresses.
-    let broadcast_addr = SocketAddrV4::new(Ipv4Addr::BROADCAST, group.port());
-    let destinations = [group.addr, broadcast_addr];
+    let destinations = [*group.ip(), Ipv4Addr::BROADCAST].map(|ip| SocketAddrV4::new(ip, port));
     let udp_sock = client(Type::DGRAM)?;
     udp_sock.set_broadcast(true).at("setsockopt", "SO_BROADCAST")?;
     for destination in destinations {
@@ -38,7 +38,8 @@ pub fn tcp_group(stage: &mut Stage) -> Result<Verdict> {
     }
 
     let question = stage.ask(
-        "A TCP client calls connect to the group, then to the broadcast address of its link. What does connect return?",
+        "A TCP client calls connect with the port of the listener: to the group, then to the broadcast address of its \
+         link. What does connect return?",
         [
             ("0, 0: the listener has bound 0.0.0.0", [Ok(()), Ok(())]),
             ("-1 ECONNREFUSED: nobody listens there", [Err(Errno::ECONNREFUSED); 2]),
@@ -52,7 +53,7 @@ pub fn tcp_group(stage: &mut Stage) -> Result<Verdict> {
     let observed: Answers = destinations.map(|destination| connected(stage, "TCP", &client_sock, destination));
     stage.counted(&before, ["ActiveOpens", "IpOutNoRoutes"])?;
 
-    let listen_addr = SocketAddrV4::new(LO, group.port());
+    let listen_addr = SocketAddrV4::new(LO, port);
     connected(stage, "TCP", &client_sock, listen_addr).at("connect", listen_addr)?;
     stage.verdict(question, observed, "a connection has two ends: TCP takes neither group nor broadcast")
 }
