@@ -83,6 +83,17 @@ fn the_demo_decides_every_claim_as_recorded() {
 }
 
 #[test]
+fn what_the_kernel_drops_is_counted_for_the_socket_and_for_the_machine() {
+    let printed = &DEMO.finished.stdout;
+    let number = |before: &str, after: &str| -> u32 {
+        let rest = printed.split(before).nth(1).unwrap_or_else(|| panic!("no {before}:\n{printed}"));
+        rest.split(after).next().unwrap().parse().unwrap()
+    };
+    let dropped = number("/proc/net/udp, last column: ", " drops\n");
+    assert!(dropped > 0 && number("counted   UdpRcvbufErrors +", "  (all") >= dropped, "{printed}");
+}
+
+#[test]
 fn the_printed_calls_are_those_strace_saw() {
     testkit::assert_printed_calls_are_real(LAB);
 }

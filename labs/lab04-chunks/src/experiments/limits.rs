@@ -40,14 +40,12 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RCVBUF) = 0  asked for {SMALL} bytes"));
     let room = recv_sock.recv_buffer_size().at("getsockopt", recv_addr)?;
     stage.say("receiver", format_args!("getsockopt({recv_fd}, SOL_SOCKET, SO_RCVBUF) = 0  got {room}"));
-    setsockopt(&recv_sock, RxqOvfl, &1).at("setsockopt", recv_addr)?;
-    stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RXQ_OVFL) = 0"));
     let send_sock = sender()?;
     send_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", "")?;
     let message = lecture_message();
     let blocks: Vec<&[u8]> = message.chunks(BLOCK_LEN).collect();
 
-    stage.look(format_args!("ss -uamn 'sport = :{}'        (d is the number of drops)", recv_addr.port()));
+    stage.look(format_args!("ss -uamn 'sport = :{}'", recv_addr.port()));
     let question = stage.ask(
         "The receiver is slow and reads nothing yet. The sender sends 83 blocks, more than the receive buffer holds. \
          What happens to the rest?",
@@ -96,6 +94,8 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     stage.say("", format_args!("with {bytes} of {} bytes the lecture's receiver {says}", message.len()));
 
     // SO_RXQ_OVFL: the next datagram that the buffer takes carries the number of drops.
+    setsockopt(&recv_sock, RxqOvfl, &1).at("setsockopt", recv_addr)?;
+    stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RXQ_OVFL) = 0"));
     recv_sock.set_nonblocking(false).at("fcntl", recv_addr)?;
     send_block(&send_sock, recv_addr, b"one more")?;
     let mut iov = [IoSliceMut::new(&mut buffer)];
