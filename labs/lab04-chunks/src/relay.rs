@@ -23,7 +23,7 @@ use crate::{
 
 /// More than a datagram can hold, 65507 bytes over IPv4 and 65527 over IPv6: nothing is cut here.
 const BUFFER_SIZE: usize = 65_536;
-/// What the relay asks for, so that it loses nothing itself; the kernel grants at most net.core.rmem_max.
+/// The relay asks for this, so that it loses nothing itself; the kernel grants at most net.core.rmem_max, doubled.
 const RCVBUF: usize = 4 * 1024 * 1024;
 
 /// Relays until Ctrl-C.
@@ -127,8 +127,8 @@ pub fn run(args: &RelayArgs) -> Result<()> {
     Ok(())
 }
 
-/// The source address of what the relay sends on. One that is bound to 0.0.0.0 or :: gets an address with the route:
-/// connect of a socket that sends nothing shows which.
+/// The source address of the datagrams that the relay sends on. A socket bound to 0.0.0.0 or :: gets its address from the
+/// route: a second socket, which connects and sends nothing, shows which.
 fn source_towards(to: SocketAddr, local_addr: SocketAddr) -> Result<SocketAddr> {
     if !local_addr.ip().is_unspecified() {
         return Ok(local_addr);

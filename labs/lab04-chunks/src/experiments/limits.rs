@@ -100,7 +100,7 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     send_block(&send_sock, recv_addr, b"one more")?;
     let mut iov = [IoSliceMut::new(&mut buffer)];
     let mut space = cmsg_space!(u32);
-    recv_sock.set_read_timeout(None).at("setsockopt", recv_addr)?; // it is there; without a timeout EINTR never comes
+    recv_sock.set_read_timeout(None).at("setsockopt", recv_addr)?; // the datagram has come; without a timeout recvmsg has no EINTR: signal(7)
     let received = recvmsg::<SockaddrIn>(recv_fd, &mut iov, Some(&mut space), MsgFlags::empty());
     let received = received.at("recvmsg", recv_addr)?;
     let told = received.cmsgs().at("recvmsg", recv_addr)?.find_map(|cmsg| match cmsg {
