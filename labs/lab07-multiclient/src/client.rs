@@ -22,6 +22,15 @@ use crate::{
     talk::Client,
 };
 
+/// Whose descriptor it is that poll watches.
+enum Whose {
+    /// SIGINT and SIGTERM, as a descriptor.
+    Signals,
+    Server,
+    /// Standard input.
+    Keyboard,
+}
+
 /// Talks to the server until `exit`, end of input, Ctrl-C, or the end of the server's stream.
 pub fn run(args: &ClientArgs, place: &Place) -> Result<ExitCode> {
     let host = place.host.clone().unwrap_or(SERVER.ip().to_string());
@@ -39,16 +48,20 @@ pub fn run(args: &ClientArgs, place: &Place) -> Result<ExitCode> {
     let mut client = Client::new(sock, peer_addr, screen, pause);
     let (mut typed, mut heard) = (LineSplitter::default(), LineSplitter::default());
     let mut buffer = vec![0; LINE_LIMIT];
-    loop {
+    'talk: loop {
         client.screen.settle();
         let input = stdin();
         let mut sock_events = PollFlags::POLLIN;
         sock_events.set(PollFlags::POLLOUT, !client.outbox.is_empty());
-        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(client.sock.as_fd(), sock_events)];
+        let mut watched = vec![
+            (Whose::Signals, PollFd::new(stop.as_fd(), PollFlags::POLLIN)),
+            (Whose::Server, PollFd::new(client.sock.as_fd(), sock_events)),
+        ];
         if client.close_by.is_none() && client.outbox.is_empty() {
             // Not while a line waits to be sent: then the program that feeds this one has to wait, too.
-            fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+            watched.push((Whose::Keyboard, PollFd::new(input.as_fd(), PollFlags::POLLIN)));
         }
+        let (whose, mut fds): (Vec<Whose>, Vec<PollFd>) = watched.into_iter().unzip();
         let timeout = match client.close_by {
             Some(close_by) => PollTimeout::try_from(close_by.saturating_duration_since(Instant::now()))?,
             None => PollTimeout::NONE,
@@ -57,25 +70,32 @@ pub fn run(args: &ClientArgs, place: &Place) -> Result<ExitCode> {
             Err(Errno::EINTR) => continue,
             result => result.at("poll", "")?,
         };
-        let ready: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let ready: Vec<(Whose, PollFlags)> = whose.into_iter().zip(events).filter(|(_, e)| !e.is_empty()).collect();
 
         if client.close_by.is_some_and(|close_by| Instant::now() >= close_by) {
             break; // the server keeps its end open
         }
-        if stop.take().is_some() {
-            if client.close_by.is_some() {
-                break; // a second Ctrl-C
+        for (whose, events) in ready {
+            match whose {
+                Whose::Signals => {
+                    stop.take();
+                    if client.close_by.is_some() {
+                        break 'talk; // a second Ctrl-C
+                    }
+                    client.leave()?;
+                }
+                Whose::Server => {
+                    if events.intersects(!PollFlags::POLLOUT) && !client.hear(&mut heard, &mut buffer)? {
+                        break 'talk;
+                    }
+                    if events.contains(PollFlags::POLLOUT) {
+                        client.flush()?;
+                    }
+                }
+                Whose::Keyboard if client.close_by.is_none() => client.input(&mut typed, &mut buffer)?,
+                Whose::Keyboard => {} // Ctrl-C came at the same time
             }
-            client.leave()?;
-        }
-        if ready[1].intersects(!PollFlags::POLLOUT) && !client.hear(&mut heard, &mut buffer)? {
-            break;
-        }
-        if ready[1].contains(PollFlags::POLLOUT) {
-            client.flush()?;
-        }
-        if client.close_by.is_none() && ready.get(2).is_some_and(|events| !events.is_empty()) {
-            client.input(&mut typed, &mut buffer)?;
         }
     }
     client.screen.line("> Closing client...");
