@@ -56,7 +56,8 @@ pub fn swapped_ports(stage: &mut Stage) -> Result<Verdict> {
         let peer_addr: SockaddrIn = getpeername(conn_fd).at("getpeername", "")?;
         let sockaddr_in: &libc::sockaddr_in = peer_addr.as_ref();
         let raw = sockaddr_in.sin_port; // in network byte order; the handout printed these two bytes as they lie there
-        stage.server(format_args!("getpeername({conn_fd}) = 0  sin_port, read as a number: {}", in_bytes(raw)));
+        stage.server(format_args!("getpeername({conn_fd}) = 0"));
+        stage.say("sin_port", format_args!("{}, read as a number of this processor", in_bytes(raw)));
 
         let row = tcp_socket(Pair::of(&client_sock)?)?.context("the client is in no table")?;
         let port = row.pair.local.port();
