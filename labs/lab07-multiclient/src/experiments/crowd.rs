@@ -127,6 +127,16 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     let leaving_sock = inside.pop().context("four were in")?;
     let pair = Pair::of(&leaving_sock)?;
     let leaving_fd = leaving_sock.as_raw_fd();
+    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server_addr.port()));
+    let question = stage.ask(
+        "The fourth client leaves, and its connection is in TIME-WAIT. Then the next client connects. What does the server do?",
+        [
+            ("reject the client until TIME-WAIT ends", Next::Rejected),
+            ("leave it in the accept queue until TIME-WAIT ends", Next::Waits),
+            ("let the client in at once", Next::LetIn),
+        ],
+        Predicts { source: None, kit: Next::LetIn },
+    )?;
     // The server closes only after the ACK of this FIN has come, or a late ACK may cost TIME-WAIT: lab10, how-long.
     stopped(&server)?;
     leaving_sock.shutdown(Shutdown::Write).at("shutdown", server_addr)?;
@@ -140,16 +150,6 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     wait_for_state(pair.other_end(), None, TIME_LIMIT)?;
     stage.kernel([("fourth", pair), ("server's end", pair.other_end())])?;
 
-    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server_addr.port()));
-    let question = stage.ask(
-        "The fourth client has left, and its connection is in TIME-WAIT. The next client connects. What does the server do?",
-        [
-            ("reject the client until TIME-WAIT ends", Next::Rejected),
-            ("leave it in the accept queue until TIME-WAIT ends", Next::Waits),
-            ("let the client in at once", Next::LetIn),
-        ],
-        Predicts { source: None, kit: Next::LetIn },
-    )?;
     let next_sock = connected(server_addr)?;
     let next_addr = local_addr(&next_sock)?;
     stage.say("next", format_args!("connect({}, {server_addr}) = 0", next_sock.as_raw_fd()));
@@ -162,7 +162,8 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
         Err(error) if error.is::<NotSeen>() => Next::Waits,
         Err(error) => return Err(error),
     };
-    stage.kernel([("fourth", pair), ("next", Pair::of(&next_sock)?)])?;
+    let [left, _] = stage.kernel([("fourth", pair), ("next", Pair::of(&next_sock)?)])?;
+    anyhow::ensure!(left == Some(State::TimeWait), "the fourth client's TIME-WAIT has gone");
     drop(refused_sock);
     stage.verdict(
         question,
