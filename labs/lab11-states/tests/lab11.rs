@@ -3,7 +3,7 @@
 
 use std::{
     io::Read,
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     process::Command,
     sync::LazyLock,
     time::{Duration, Instant},
@@ -75,11 +75,11 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("closed", "ANSWERED"),
         ("deferred", "CORRECTED"),
         ("closing", "ANSWERED"),
-        ("full-queue", "CORRECTED"),
         ("fin-wait-1", "ANSWERED"),
-        ("fin-wait-2", "CORRECTED"),
+        ("fin-wait-2", "CONFIRMED"),
         ("close-wait", "CONFIRMED"),
         ("last-ack", "ANSWERED"),
+        ("keepalive", "CORRECTED"),
     ]);
 }
 
@@ -217,10 +217,81 @@ fn pause_waits_before_each_call() {
         role.type_line("").unwrap();
     }
     role.wait_for("kernel    client CLOSING   server FIN-WAIT-2\n").unwrap();
+}
+
+#[test]
+fn the_tour_pauses_once_a_state_and_marks_where_both_ends_are() {
     let mut tour = Role::spawn(Command::new(LAB).args(["tour", "--pause"])).unwrap();
-    tour.wait_for("next: socket(").unwrap();
+    for (place, [state, ..]) in STATES.iter().enumerate() {
+        tour.wait_for(&format!("next: {state}   [Enter]\n")).unwrap();
+        tour.type_line("").unwrap();
+        let shown = tour.wait_for("now       C the client's end").unwrap();
+        assert!(!shown.contains("next: "), "{shown}");
+        let marks = match *state {
+            "LISTEN" => &["[ S] LISTEN"][..],
+            "SYN-SENT" => &["[ C] SYN-SENT"],
+            "SYN-RECEIVED" => &["[ S] SYN-RECEIVED", "[ C] ESTABLISHED"],
+            "ESTABLISHED" => &["[CS] ESTABLISHED", "[ 1] LISTEN"],
+            "FIN-WAIT-1" => &["[ C] FIN-WAIT-1", "[ S] ESTABLISHED"],
+            "FIN-WAIT-2" | "CLOSE-WAIT" => &["[ C] FIN-WAIT-2", "[ S] CLOSE-WAIT"],
+            "CLOSING" => &["[ C] CLOSING", "[ S] FIN-WAIT-2"],
+            "LAST-ACK" => &["[ S] LAST-ACK", "[ C] FIN-WAIT-2"],
+            _ => &["[ C] TIME-WAIT"],
+        };
+        assert!(marks.iter().all(|mark| shown.contains(mark)), "{} {state}: {shown}", place + 1);
+    }
+    tour.wait_for("next: CLOSED   [Enter]\n").unwrap();
     interrupt(&mut tour);
-    assert!(tour.printed().ends_with("\n1 of 11 states seen standing still\n"), "{}", tour.printed());
+    assert!(tour.printed().ends_with("\n10 of 11 states seen standing still\n"), "{}", tour.printed());
+}
+
+/// A hold that waits before its next call, with its server listening; and the server's address.
+fn listening_hold(state: &str) -> (Role, String) {
+    let mut role = Role::spawn(Command::new(LAB).args(["hold", state, "--pause"])).unwrap();
+    for call in ["socket(", "setsockopt(", "bind(", "listen("] {
+        role.wait_for(&format!("next: {call}")).unwrap();
+        role.type_line("").unwrap();
+    }
+    let addr = role.line_with(" = 0  127.0.0.1:").unwrap().trim().rsplit(' ').next().unwrap().to_string();
+    (role, addr)
+}
+
+#[test]
+fn syn_sent_is_held_and_hears_ctrl_c_where_a_stranger_fills_the_queue() {
+    let (mut role, addr) = listening_hold("syn-sent");
+    let _stranger = TcpStream::connect(&addr).unwrap();
+    role.input = None; // no further pauses
+    role.wait_for("kernel    client SYN-SENT   server in no table\n").unwrap();
+    role.wait_for("Holding SYN-SENT").unwrap();
+    signal(&role, Signal::SIGINT);
+    role.wait_for("Terminating ...\n").unwrap();
+    ends_well(&mut role);
+}
+
+#[test]
+fn ctrl_c_ends_a_connect_that_strangers_keep_waiting() {
+    let (mut role, addr) = listening_hold("established");
+    let _strangers = [TcpStream::connect(&addr).unwrap(), TcpStream::connect(&addr).unwrap()];
+    role.input = None; // no further pauses
+    role.wait_for("strangers fill the accept queue; Ctrl-C ends the wait\n").unwrap();
+    signal(&role, Signal::SIGINT);
+    role.wait_for("Terminating ...\n").unwrap();
+    ends_well(&mut role);
+}
+
+#[test]
+fn a_stranger_is_not_taken_for_the_client_that_is_held() {
+    let (mut role, addr) = listening_hold("close-wait");
+    let mut stranger = TcpStream::connect(&addr).unwrap();
+    role.input = None; // no further pauses
+    role.wait_for("that is a stranger's connection, not our client's; it is closed\n").unwrap();
+    role.wait_for("kernel    server CLOSE-WAIT   client FIN-WAIT-2\n").unwrap();
+    role.wait_for("Holding CLOSE-WAIT").unwrap();
+    stranger.set_read_timeout(Some(LIMIT)).unwrap();
+    assert_eq!(stranger.read(&mut [0; 8]).unwrap(), 0);
+    signal(&role, Signal::SIGTERM);
+    role.wait_for("CLOSE-WAIT stood still: ").unwrap();
+    ends_well(&mut role);
 }
 
 #[test]
@@ -275,7 +346,7 @@ fn foreign_clients_meet_the_held_states() {
 
     // Who sends to a deferred listener gets in at once; the held client stays where it is.
     let held = hold("syn-received", "60");
-    let mut sender = std::net::TcpStream::connect(format!("127.0.0.1:{}", held.port)).unwrap();
+    let mut sender = TcpStream::connect(format!("127.0.0.1:{}", held.port)).unwrap();
     std::io::Write::write_all(&mut sender, b"hello").unwrap();
     assert_eq!(as_ss_sees(&held).as_deref(), Some("SYN-RECV"));
     sender.set_read_timeout(Some(Duration::from_millis(100))).unwrap();

@@ -25,18 +25,18 @@ const NOTSENT_BYTES: usize = 144;
 
 /// Ask when send says EAGAIN: has it filled the other end's window? False: there is room after all, send more.
 ///
-/// Full is a window when unsent bytes wait and nothing is in flight: then the kernel has heard of no room for them, and
-/// a program that does not read gives none. As long as something is in flight, this waits for its acknowledgement.
+/// A window is full when this end's buffer has no room, unsent bytes wait, and nothing is in flight: then the other
+/// kernel has told of no room for them, and a program that does not read gives none. As long as something is in flight,
+/// this waits for its acknowledgement.
 ///
 /// # Errors
 /// [`crate::NotSeen`] where nothing is acknowledged; what getsockopt(2) says of a socket that is not TCP.
 pub fn is_full(sock: &Socket) -> Result<bool> {
     wait_until("a full window, or room to send", LIMIT, || {
-        let (in_flight, unsent) = send_side(sock)?;
         let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-        match (in_flight, unsent) {
-            (0, 1..) => Ok(Some(true)),
+        match send_side(sock)? {
             _ if poll(&mut fds, PollTimeout::ZERO) == Ok(1) => Ok(Some(false)),
+            (0, 1..) => Ok(Some(true)),
             _ => Ok(None),
         }
     })

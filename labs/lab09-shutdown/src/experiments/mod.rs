@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::need::{BUFFERS, LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, LOOPBACK, PORTS, TIME_WAIT_BUCKETS};
 use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
@@ -28,7 +28,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "A client that is done sending closes that direction and goes on to receive. The server's recv returns an empty buffer.",
             source: "notes ch.2, TCP socket shutdown routines",
-            needs: &[BUFFERS],
+            needs: &[BUFFERS, TIME_WAIT_BUCKETS],
             play: directions::half_close,
         },
         Experiment {
@@ -82,7 +82,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 3,
             claim: "TCP shuts a connection down gracefully.",
             source: "notes ch.2, TCP Protocol, features; the question is ours",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: lost::linger_0,
         },
         Experiment {
