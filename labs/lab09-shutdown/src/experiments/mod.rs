@@ -64,7 +64,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 3,
             claim: "If data cannot be delivered, the send or receive that is issued then reports an error.",
             source: "notes ch.2, Handling broken pipe exceptions",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: lost::first_send,
         },
         Experiment {

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, bail};
-use kernel::need::{LOOPBACK, PORTS, SYN_COOKIES};
+use kernel::need::{LOOPBACK, PORTS, SYN_COOKIES, TIME_WAIT_BUCKETS};
 use kernel::{Need, Pair, Patience, State, setting, tcp_socket};
 use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
@@ -75,7 +75,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 3,
             claim: "After close, if the other end does not confirm, the socket is closed after a certain time.",
             source: "notes ch.2, TCP Socket, events",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: waiting::fin_wait_2,
         },
         Experiment {
