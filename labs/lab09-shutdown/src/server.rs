@@ -82,7 +82,7 @@ fn serve(conn_sock: Socket, stop: &Stop, pause: &mut Pause, screen: &mut Screen)
             }
             Err(errno) if is_transient(errno) => {}
             Err(errno) => {
-                screen.line(format_args!("recv: {errno:?} ({})", errno.desc())); // ECONNRESET: no end, and no answer
+                screen.line(format_args!("recv: {errno:?} ({})", errno.desc())); // ECONNRESET: no end of stream came, so no answer
                 return Ok(true);
             }
         }
@@ -94,7 +94,7 @@ fn serve(conn_sock: Socket, stop: &Stop, pause: &mut Pause, screen: &mut Screen)
     if stop.requested() {
         return Ok(false);
     }
-    let answer = format!("{total} bytes received\n"); // so short that the send buffer takes it whole
+    let answer = format!("{total} bytes received\n"); // few bytes: the send buffer takes them all at once
     pause.before(screen, format_args!("send({conn_fd}, {} bytes)", answer.len()));
     match send(conn_fd, answer.as_bytes(), MsgFlags::empty()) {
         Ok(bytes_sent) => screen.line(format_args!("Sent {bytes_sent} bytes")),

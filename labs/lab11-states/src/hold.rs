@@ -48,15 +48,15 @@ pub fn run(args: &HoldArgs) -> Result<()> {
         Some(pair) => {
             log.say("look", format_args!("scripts/states.sh {port}"));
             log.say("ss", format_args!("ss -tan 'sport = :{port} or dport = :{port}'"));
-            log.say("", format_args!("{} {} {}", facts.ss, pair.local, told(pair.peer)));
+            log.say("", format_args!("{} {} {}", facts.ss, pair.local, as_written(pair.peer)));
             log.say("netstat", format_args!("netstat -tan | grep ':{port} '"));
-            log.say("", format_args!("{} {} {}", pair.local, told(pair.peer), facts.netstat));
+            log.say("", format_args!("{} {} {}", pair.local, as_written(pair.peer), facts.netstat));
         }
         None => log.say("look", format_args!("scripts/fds.sh {}   (in no table)", process::id())),
     }
     log.say("held", facts.held);
     log.say("orphaned", facts.orphaned);
-    log.say("a pile", facts.pile);
+    log.say("many mean", facts.pile);
     log.screen.line(format_args!("Holding {} for {} seconds ... (Ctrl-C ends it)", args.state, args.seconds));
 
     let start = Instant::now();
@@ -78,8 +78,8 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     Ok(())
 }
 
-/// A missing peer as ss and netstat write it.
-fn told(peer: SocketAddr) -> String {
+/// A peer as ss and netstat write it; a listener has none.
+fn as_written(peer: SocketAddr) -> String {
     if peer.port() == 0 { format!("{}:*", peer.ip()) } else { peer.to_string() }
 }
 

@@ -1,4 +1,4 @@
-//! How the roles tell of a call: before it, with `--pause`, and after it.
+//! How the roles show a call: before it with `--pause`, and after it.
 
 use std::{
     error::Error,

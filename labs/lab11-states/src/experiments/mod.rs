@@ -132,7 +132,7 @@ fn listening(backlog: i32, receive_buffer: Option<usize>) -> Result<(Socket, Soc
 fn connected_pair(receive_buffer: Option<usize>) -> Result<(Socket, Socket)> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", "")?;
     if let Some(size) = receive_buffer {
-        client_sock.set_recv_buffer_size(size).at("setsockopt", "")?; // the window is told in the SYN
+        client_sock.set_recv_buffer_size(size).at("setsockopt", "")?; // the SYN carries the window
         client_sock.set_send_buffer_size(size).at("setsockopt", "")?;
     }
     let (listen_sock, server_addr) = listening(1, receive_buffer)?;

@@ -105,7 +105,7 @@ fn ready(sock: &Socket, events: PollFlags, stop: &Stop) -> Result<bool> {
     }
 }
 
-/// The window is told in the SYN and the SYN+ACK: before connect and before listen.
+/// Small buffers: a small window. The SYN and the SYN+ACK carry the window, so this comes before connect and listen.
 pub fn small_buffers(who: &str, sock: &Socket, size: Option<usize>, log: &mut Log) -> Result<()> {
     let Some(size) = size else { return Ok(()) };
     let fd = sock.as_raw_fd();
@@ -159,7 +159,7 @@ pub fn shut(who: &str, sock: &Socket, log: &mut Log) -> Result<()> {
     Ok(())
 }
 
-/// Fills the peer's window, and tells of it.
+/// Fills the peer's window, and shows the calls.
 pub fn filled(who: &str, sock: &Socket, log: &mut Log) -> Result<()> {
     let fd = sock.as_raw_fd();
     log.next(format_args!("send({fd}, {BLOCK}, MSG_DONTWAIT) until EAGAIN"));

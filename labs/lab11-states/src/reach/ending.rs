@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
-use anyhow::Result;
-use kernel::{Pair, State, wait_for_state};
+use anyhow::{Result, ensure};
+use kernel::{Need, Pair, State, need::TIME_WAIT_BUCKETS, wait_for_state};
 use nix::sys::socket::{MsgFlags, recv};
 use shared::returned;
 
@@ -61,6 +61,8 @@ pub fn last_ack(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
 }
 
 pub fn time_wait(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
+    let Need { what, provided_by, met } = TIME_WAIT_BUCKETS;
+    ensure!(met(), "TIME-WAIT needs {what}: {provided_by}");
     let (client_sock, conn_sock, server_addr) = connected(addr, None, log)?;
     let pair = Pair::of(&client_sock)?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
