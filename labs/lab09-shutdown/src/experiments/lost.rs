@@ -143,7 +143,9 @@ pub fn first_send(stage: &mut Stage) -> Result<Verdict> {
     let before = Counters::read()?;
     let first = send(client_fd, b"first", MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, \"first\", 5) = {}", returned(&first)));
-    wait_for_state(client, None, LIMIT)?; // the reset that answers these bytes is here
+    wait_until("an answer to these bytes", LIMIT, || {
+        Ok(tcp_socket(client)?.is_none_or(|row| row.send_queue == 0).then_some(()))
+    })?;
     stage.kernel([("client", client), ("server", server)])?;
     stage.counted(&before, ["OutRsts"])?;
     let second = send(client_fd, b"again", MsgFlags::empty());
