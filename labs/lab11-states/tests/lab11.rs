@@ -273,7 +273,7 @@ fn ctrl_c_ends_a_connect_that_strangers_keep_waiting() {
     let (mut role, addr) = listening_hold("established");
     let _strangers = [TcpStream::connect(&addr).unwrap(), TcpStream::connect(&addr).unwrap()];
     role.input = None; // no further pauses
-    role.wait_for("strangers fill the accept queue; Ctrl-C ends the wait\n").unwrap();
+    role.wait_for("not connected yet; strangers may fill the queue; Ctrl-C ends the wait\n").unwrap();
     signal(&role, Signal::SIGINT);
     role.wait_for("Terminating ...\n").unwrap();
     ends_well(&mut role);

@@ -57,7 +57,7 @@ pub fn listening(
 pub fn connecting(server_addr: SocketAddr, receive_buffer: Option<usize>, log: &mut Log) -> Result<Socket> {
     let (client_sock, mut result) = connect_started(server_addr, receive_buffer, log)?;
     if result.as_ref().is_err_and(goes_on) {
-        log.say("", "strangers fill the accept queue; Ctrl-C ends the wait");
+        log.say("", "not connected yet; strangers may fill the queue; Ctrl-C ends the wait");
         if !ready(&client_sock, PollFlags::POLLOUT, log.stop)? {
             bail!(Interrupted);
         }
