@@ -46,7 +46,7 @@ pub const LESSON: Lesson = Lesson {
             id: "deferred",
             starred: true,
             minutes: 5,
-            claim: "TCP guarantees that both ends start a connection in step.",
+            claim: "TCP guarantees a reliable, synchronized start of a connection at both ends.",
             source: "notes ch.2, TCP Protocol, features; the question is ours",
             needs: &[SYN_COOKIES],
             play: opening::deferred,
