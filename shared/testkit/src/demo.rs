@@ -133,8 +133,9 @@ fn assert_a_terminal_is_served(binary: &str) {
     demo.wait_for(PROMPT);
     demo.type_text("\x1b[D"); // Left, the clicker's way back
     let again = demo.wait_for(PROMPT);
-    let question = |text: &str| text.split("\nask ").last().unwrap().to_string();
-    assert_eq!(without_digits(&question(&again)), without_digits(&question(&asked)), "Left plays it again");
+    // Line by line: on a busy machine any of them may carry a stamp.
+    let question = |text: &str| text.split("\nask ").last().unwrap().lines().map(without_digits).collect::<Vec<_>>();
+    assert_eq!(question(&again), question(&asked), "Left plays it again");
     let mut shown = again;
     while !shown.contains("\nverdict ") {
         demo.type_text("\x1b[6~"); // PageDown, the clicker's way on
