@@ -7,7 +7,7 @@ use anyhow::Result;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
-use nix::sys::termios::{FlushArg, LocalFlags, SetArg, tcflush, tcgetattr, tcsetattr};
+use nix::sys::termios::{FlushArg, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
 use nix::unistd::read;
 
 use roles::Stop;
@@ -25,53 +25,80 @@ pub enum Pressed {
     Signal,
 }
 
-/// Waits for one key, or for one line if `line` or where standard input is no terminal. What was typed too early is
-/// thrown away.
-///
-/// # Errors
-/// What signalfd(2) says.
-pub fn pressed(line: bool) -> Result<Pressed> {
-    let (input, stop) = (stdin(), Stop::on_signals()?);
-    let _ = tcflush(&input, FlushArg::TCIFLUSH); // ENOTTY in a pipe
-    let before = tcgetattr(&input).ok();
-    if let (Some(mut single), false) = (before.clone(), line) {
-        single.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
-        tcsetattr(&input, SetArg::TCSANOW, &single)?;
-    }
-    let mut typed = Vec::new();
-    let pressed = loop {
-        let mut byte = [0; 8];
-        let mut fds = [stop.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        let _ = poll(&mut fds, PollTimeout::NONE); // after EINTR read says what is there
-        if stop.requested() {
-            break Pressed::Signal;
+/// The keyboard while the viewer is asked; dropped, the terminal is as it was.
+pub struct Keys {
+    stop: Stop,
+    /// The terminal's own settings; `None` where standard input is no terminal.
+    before: Option<Termios>,
+    line: bool,
+    /// The beginning of a key or a line.
+    typed: Vec<u8>,
+}
+
+impl Keys {
+    /// Listens for single keys, or for lines if `line` or where standard input is no terminal. What was typed too early
+    /// is thrown away. Ctrl-C and SIGTERM wait from now on, until [`let_signals_end_us`].
+    ///
+    /// # Errors
+    /// What signalfd(2) says.
+    pub fn listen(line: bool) -> Result<Keys> {
+        let (input, stop) = (stdin(), Stop::on_signals()?);
+        let before = tcgetattr(&input).ok();
+        if let (Some(mut single), false) = (before.clone(), line) {
+            single.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
+            tcsetattr(&input, SetArg::TCSANOW, &single)?;
         }
-        // A key comes whole, Right as three bytes. In a pipe one byte at a time: the rest is for the next question.
-        let most = if before.is_some() { byte.len() } else { 1 };
-        match read(&input, &mut byte[..most]) {
-            Ok(0) => break Pressed::End,
-            Ok(bytes_read) => typed.extend(&byte[..bytes_read]),
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Err(_) => break Pressed::End,
-        }
-        let single = before.is_some() && !line;
-        if single || typed.ends_with(b"\n") {
-            break Pressed::Text(named(&typed));
-        }
-    };
-    if let Some(before) = before {
-        tcsetattr(&input, SetArg::TCSANOW, &before)?;
+        let _ = tcflush(&input, FlushArg::TCIFLUSH); // ENOTTY in a pipe
+        Ok(Keys { stop, before, line, typed: Vec::new() })
     }
-    if !matches!(pressed, Pressed::Signal) {
-        let_signals_end_us();
+
+    /// Waits for the next key or line.
+    pub fn next(&mut self) -> Pressed {
+        let (input, single) = (stdin(), self.before.is_some() && !self.line);
+        loop {
+            let ends = if single { key_length(&self.typed) } else { self.typed.iter().position(|byte| *byte == b'\n') };
+            if let Some(end) = ends {
+                let key: Vec<u8> = self.typed.drain(..=end).collect();
+                return Pressed::Text(named(&key));
+            }
+            let mut fds = [self.stop.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {
+                continue; // Ctrl-Z, then fg
+            }
+            if self.stop.requested() {
+                return Pressed::Signal;
+            }
+            let mut byte = [0]; // one at a time: in a pipe the rest is for the next question
+            match read(&input, &mut byte) {
+                Ok(1..) => self.typed.push(byte[0]),
+                Err(Errno::EINTR | Errno::EAGAIN) => {}
+                Ok(0) | Err(_) => return Pressed::End,
+            }
+        }
     }
-    Ok(pressed)
+}
+
+impl Drop for Keys {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            let _ = tcsetattr(stdin(), SetArg::TCSANOW, before); // EIO: the terminal is gone
+        }
+    }
 }
 
 /// Ctrl-C and SIGTERM act again as they do on every program; a pending one ends this one now.
 pub fn let_signals_end_us() {
     let both: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
     let _ = both.thread_unblock(); // EINVAL only for a wrong argument
+}
+
+/// Where the first key ends, if it is whole: Right is ESC [ C, PageDown ESC [ 6 ~.
+fn key_length(typed: &[u8]) -> Option<usize> {
+    match typed {
+        [] | [0x1b] | [0x1b, b'[' | b'O'] => None,
+        [0x1b, b'[' | b'O', rest @ ..] => rest.iter().position(|byte| (0x40..0x7f).contains(byte)).map(|at| at + 2),
+        _ => Some(0),
+    }
 }
 
 /// A key by the letter that means the same.
@@ -85,12 +112,13 @@ fn named(typed: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::named;
+    use super::{key_length, named};
 
     #[test]
     fn the_keys_of_a_clicker_mean_enter_and_again() {
         assert!([" ", "\n", "\x1b[C", "\x1b[6~"].iter().all(|key| named(key.as_bytes()).is_empty()));
         assert!(["r", "R\n", "\x1b[D", "\x1b[5~"].iter().all(|key| named(key.as_bytes()) == "r"));
+        assert_eq!([&b"x?"[..], b"\x1b[C?", b"\x1b[6~x", b"\x1b[6"].map(key_length), [Some(0), Some(2), Some(3), None]);
         assert_eq!(named("\u{e4}h\n".as_bytes()), "\u{e4}h");
     }
 }

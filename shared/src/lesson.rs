@@ -10,7 +10,7 @@ use kernel::Need;
 use roles::{At, Screen};
 
 use crate::cli::{DemoArgs, usage};
-use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, SKIPPED, Stage, UNEXPECTED, Verdict};
+use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, NOT_PLAYED, SKIPPED, Stage, UNEXPECTED, Verdict};
 
 /// One claim of the lecture, and the function that lets the kernel decide it.
 pub struct Experiment {
@@ -86,7 +86,7 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
             Some(need) => (Verdict::skipped(need), None),
             None => stage.play_one(number, experiment),
         };
-        if let Some(file) = &args.record {
+        if let (Some(file), true) = (&args.record, verdict.outcome != NOT_PLAYED) {
             record(file, lesson.lab, experiment.id, &verdict)?;
         }
         board.push((number, experiment, verdict));

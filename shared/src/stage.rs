@@ -4,12 +4,12 @@ use std::fmt::{Debug, Display};
 use std::process::exit;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Error, Result, bail};
+use anyhow::{Context, Error, Result};
 use kernel::{Counters, Need, NotSeen, Pair, State, tcp_socket, wait::Watchdog};
 use roles::Screen;
 
 use crate::cli::DemoArgs;
-use crate::keys::{KEYS, Pressed, let_signals_end_us, pressed};
+use crate::keys::{KEYS, Keys, Pressed, let_signals_end_us};
 use crate::lesson::{Experiment, title};
 
 /// The label in front of each line.
@@ -24,7 +24,7 @@ pub(crate) const CORRECTED: &str = "CORRECTED";
 pub(crate) const ANSWERED: &str = "ANSWERED";
 pub(crate) const UNEXPECTED: &str = "UNEXPECTED";
 pub(crate) const SKIPPED: &str = "SKIPPED";
-const NOT_PLAYED: &str = "not played";
+pub(crate) const NOT_PLAYED: &str = "not played";
 
 /// What is predicted before the experiment runs.
 pub struct Predicts<T> {
@@ -267,42 +267,37 @@ impl Stage {
     /// Waits for a key, or a line, that `accept` takes; anything else but r, s and q asks again.
     fn input<T>(&mut self, prompt: &str, line: bool, accept: impl Fn(&str) -> Option<T>) -> Result<T> {
         self.watch(false);
-        loop {
+        let mut keys = Keys::listen(line)?;
+        let taken = loop {
             self.screen.ask(&format!("{:LABEL$}{prompt} ", ""));
             self.screen.settle();
             self.screen.ask_nothing();
-            let text = match pressed(line)? {
-                Pressed::Text(text) => text,
-                Pressed::Signal => {
-                    if !self.predict {
-                        let_signals_end_us();
-                    }
-                    self.interrupted = true; // the score first
-                    "q".into()
-                }
-                Pressed::End => {
-                    self.no_input = !self.heard;
-                    "q".into()
-                }
-            };
+            let pressed = keys.next();
+            self.no_input = !self.heard && matches!(pressed, Pressed::End);
+            self.interrupted = matches!(pressed, Pressed::Signal);
             self.heard = true;
+            let text = match pressed {
+                Pressed::Text(text) => text,
+                Pressed::Signal | Pressed::End => "q".into(),
+            };
             self.lines += 1;
             if line {
                 self.screen.typed();
             }
-            let taken = accept(&text);
-            if let ("r" | "s" | "q", None) = (text.as_str(), &taken) {
-                bail!(Error::msg(text.as_bytes()[0] as char));
+            match (accept(&text), text.as_str()) {
+                (Some(taken), _) => break Ok(taken),
+                (None, key @ ("r" | "s" | "q")) => break Err(Error::msg(key.as_bytes()[0] as char)),
+                (None, "?") => self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS)),
+                (None, _) => {}
             }
-            if let Some(taken) = taken {
-                self.last_time = Instant::now();
-                self.watch(true);
-                return Ok(taken);
-            }
-            if text == "?" {
-                self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS));
-            }
+        };
+        drop(keys);
+        if !(self.interrupted && self.predict) {
+            let_signals_end_us(); // with --predict the score comes first
         }
+        self.last_time = Instant::now();
+        self.watch(true);
+        taken
     }
 
     fn watch(&self, on: bool) {
@@ -415,6 +410,8 @@ fn letter(at: usize) -> char {
 #[cfg(test)]
 mod tests {
     use std::process::ExitCode;
+
+    use anyhow::bail;
 
     use super::*;
     use crate::{Lesson, play};

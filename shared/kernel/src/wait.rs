@@ -113,3 +113,40 @@ impl Watchdog {
         let _ = self.0.send(report); // the thread lives as long as the sender
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::RecvTimeoutError::Timeout;
+    use std::sync::{Mutex, mpsc::sync_channel};
+
+    use super::*;
+
+    #[test]
+    fn a_long_stop_uses_up_no_more_than_a_tick() {
+        let mut patience = Patience::new(2 * TICK);
+        thread::sleep(4 * TICK); // as if stopped
+        assert!(!patience.is_over());
+        thread::sleep(TICK);
+        assert!(patience.is_over());
+    }
+
+    #[test]
+    fn what_never_comes_is_named_with_its_limit() {
+        let error = wait_until::<()>("a word", Duration::from_millis(3), || Ok(None)).unwrap_err();
+        assert_eq!(error.to_string(), "not seen within 3ms: a word");
+    }
+
+    #[test]
+    fn the_watchdog_reports_silence_and_nothing_that_is_over() {
+        static REPORTS: Mutex<Vec<String>> = Mutex::new(Vec::new());
+        let watchdog = Watchdog::start(TICK, |report| REPORTS.lock().unwrap().push(report.into())).unwrap();
+        let (_sender, nothing) = sync_channel::<()>(0);
+        watchdog.expect(Some("over".into()));
+        watchdog.expect(None);
+        assert_eq!(nothing.recv_timeout(3 * TICK), Err(Timeout));
+        assert!(REPORTS.lock().unwrap().is_empty());
+        watchdog.expect(Some("silence".into()));
+        let reported = || Ok(REPORTS.lock().unwrap().first().cloned());
+        assert_eq!(wait_until("the report", Duration::from_secs(10), reported).unwrap(), "silence");
+    }
+}

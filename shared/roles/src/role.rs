@@ -1,6 +1,7 @@
 //! A lecture program as a child process: typed at, read with a deadline, and gone with its owner.
 
 use std::io::{Read, Write};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -33,6 +34,12 @@ pub fn end_with_parent() -> Result<()> {
     Ok(())
 }
 
+/// This program's file; where it was replaced while it runs, as by a new build, the one that runs.
+fn own_program() -> Result<PathBuf> {
+    let file = std::env::current_exe()?;
+    Ok(if file.exists() { file } else { format!("/proc/{}/exe", getpid()).into() })
+}
+
 /// A running program whose standard input and output are ours; killed when dropped.
 pub struct Role {
     child: Child,
@@ -52,7 +59,7 @@ impl Role {
     /// # Errors
     /// What fork(2) and execve(2) say.
     pub fn start(args: &[&str]) -> Result<Role> {
-        Role::spawn(Command::new(std::env::current_exe()?).args(args))
+        Role::spawn(Command::new(own_program()?).args(args))
     }
 
     /// Starts any program; its standard input and output become pipes.
@@ -69,7 +76,7 @@ impl Role {
     /// # Errors
     /// What fork(2) and execve(2) say.
     pub fn start_in_namespace(args: &[&str]) -> Result<Role> {
-        Role::spawn(namespace::command(std::env::current_exe()?).args(args))
+        Role::spawn(namespace::command(own_program()?).args(args))
     }
 
     /// As [`Role::spawn`], with another standard input, such as a pseudo-terminal.
@@ -82,15 +89,17 @@ impl Role {
         let mut child = command.spawn().with_context(|| format!("cannot start {program:?}"))?;
         let mut stdout = child.stdout.take().context("no standard output")?;
         let (chunks, output) = channel();
-        thread::spawn(move || {
+        let read = move || {
             let mut buffer = [0; 4096];
             while let Ok(bytes_read @ 1..) = stdout.read(&mut buffer) {
                 if chunks.send(buffer[..bytes_read].to_vec()).is_err() {
                     break; // the role was dropped
                 }
             }
-        });
-        Ok(Role { input: child.stdin.take(), child, output, printed: Vec::new(), taken: 0 })
+        };
+        let role = Role { input: child.stdin.take(), child, output, printed: Vec::new(), taken: 0 };
+        thread::Builder::new().spawn(read).context("cannot start a thread; see the limit: ulimit -u")?;
+        Ok(role)
     }
 
     /// The process id.

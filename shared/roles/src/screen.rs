@@ -1,14 +1,21 @@
 //! The one writer: lines and a prompt on standard output, the same in a pipe and on a terminal.
 
 use std::fmt::Display;
-use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Write, stderr, stdin, stdout};
+use std::os::fd::AsFd;
 use std::process::{Command, Stdio};
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 /// Columns and rows of a terminal that tells nothing else, and of a pipe.
 const USUAL: (usize, usize) = (80, 24);
 /// A demo needs as many columns, and with `--pause` as many rows.
 const LEAST: (usize, usize) = (60, 24);
+/// POSIX: so much can be written at once where poll(2) says that there is room.
+const PIPE_BUF: usize = 4096;
 /// Longer lines are hard to read.
 const MOST_COLUMNS: usize = 120;
 /// What a program killed by SIGPIPE leaves behind: 128 + 13, as `cat FILE | head -1` does.
@@ -66,15 +73,11 @@ impl Screen {
     /// Asks how large the terminal is now. stty(1) knows; an ioctl of our own would be unsafe code.
     pub fn measure(&mut self) {
         self.size = None;
-        if let (true, Ok(terminal)) = (stdout().is_terminal(), File::open("/dev/tty")) {
+        if let (true, Ok(terminal)) = (stdout().is_terminal(), stdout().as_fd().try_clone_to_owned()) {
             let told = Command::new("stty").arg("size").stdin(terminal).stderr(Stdio::null()).output();
             let told = told.map(|told| String::from_utf8_lossy(&told.stdout).into_owned()).unwrap_or_default();
-            let mut numbers = told.split_whitespace().filter_map(|word| word.parse().ok());
-            self.size = numbers
-                .next()
-                .zip(numbers.next())
-                .filter(|size| *size != (0, 0))
-                .map(|(rows, columns)| (columns, rows));
+            let mut numbers = told.split_whitespace().filter_map(|word| word.parse().ok()).filter(|number| *number > 0);
+            self.size = numbers.next().zip(numbers.next()).map(|(rows, columns)| (columns, rows));
         }
     }
 
@@ -131,12 +134,32 @@ fn write_or_end(text: impl Display) {
         return print!("{text}");
     }
     let mut out = stdout().lock();
-    if let Err(error) = write!(out, "{text}").and_then(|()| out.flush()) {
-        if error.kind() == ErrorKind::BrokenPipe {
-            std::process::exit(EXIT_CLOSED_PIPE);
+    for chunk in text.to_string().as_bytes().chunks(PIPE_BUF) {
+        wait_for_room();
+        if let Err(error) = out.write_all(chunk).and_then(|()| out.flush()) {
+            if error.kind() == ErrorKind::BrokenPipe {
+                std::process::exit(EXIT_CLOSED_PIPE);
+            }
+            let _ = writeln!(stderr(), "write standard output: {error}"); // ENOSPC on /dev/full: nowhere else to say it
+            std::process::exit(1);
         }
-        let _ = writeln!(stderr(), "write standard output: {error}"); // ENOSPC on /dev/full: nowhere else to say it
-        std::process::exit(1);
+    }
+}
+
+/// Waits until a write of [`PIPE_BUF`] bytes would not block. A pipe that nobody reads may stay full for ever: there a
+/// role, whose signals wait to be read, still ends at Ctrl-C.
+fn wait_for_room() {
+    let output = stdout();
+    let writable = || PollFd::new(output.as_fd(), PollFlags::POLLOUT);
+    if poll(&mut [writable()], PollTimeout::ZERO) != Ok(0) {
+        return;
+    }
+    let both: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
+    let Ok(signals) = SignalFd::with_flags(&both, SfdFlags::SFD_CLOEXEC) else { return };
+    let mut fds = [writable(), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+    if fds[1].revents().is_some_and(|events| !events.is_empty()) {
+        std::process::exit(0);
     }
 }
 

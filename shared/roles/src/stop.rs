@@ -5,9 +5,11 @@ use std::io::stdin;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::termios::{FlushArg, tcflush};
 use nix::unistd::read;
 
 use crate::{At, Screen};
@@ -35,13 +37,15 @@ impl Stop {
         poll(&mut fds, PollTimeout::ZERO).is_ok_and(|ready| ready > 0)
     }
 
-    /// Waits for Enter on standard input; false at Ctrl-C or end of input.
+    /// Waits for Enter on standard input; false at Ctrl-C or end of input. What a terminal got before is thrown away.
     pub fn wait_for_enter(&self) -> bool {
-        let mut byte = [0];
+        let (input, mut byte) = (stdin(), [0]);
+        let _ = tcflush(&input, FlushArg::TCIFLUSH); // ENOTTY in a pipe
         while byte[0] != b'\n' {
-            let input = stdin();
-            let fds = [self.as_fd(), input.as_fd()];
-            let _ = poll(&mut fds.map(|fd| PollFd::new(fd, PollFlags::POLLIN)), PollTimeout::NONE);
+            let mut fds = [self.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+            if poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {
+                continue; // Ctrl-Z, then fg
+            }
             // One byte at a time: what is typed after this Enter belongs to the program.
             if self.requested() || read(&input, &mut byte) != Ok(1) {
                 return false;

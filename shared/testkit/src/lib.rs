@@ -5,6 +5,7 @@
 
 mod demo;
 mod strace;
+mod terminal;
 
 use std::{
     env, fs,
@@ -31,6 +32,7 @@ pub use demo::{
 pub use kernel::{NotSeen, wait_until};
 pub use shared::Role;
 pub use strace::assert_printed_calls_are_real;
+pub use terminal::Terminal;
 
 /// A program that has not ended by then hangs.
 pub const RUN_LIMIT: Duration = Duration::from_secs(60);

@@ -1,0 +1,105 @@
+//! A program on a terminal of its own: what it shows there, what is typed.
+
+use std::{
+    fs::File,
+    io::{Read, Write},
+    process::{Child, Command, ExitStatus},
+    sync::mpsc::{Receiver, channel},
+    thread,
+    time::Duration,
+};
+
+use nix::pty::{Winsize, openpty};
+
+use crate::wait_until;
+
+/// How long a program may take to show what is waited for.
+const SHOW_LIMIT: Duration = Duration::from_secs(30);
+
+/// A program whose standard input and output are a terminal; killed when dropped.
+pub struct Terminal {
+    child: Child,
+    keyboard: File,
+    output: Receiver<Vec<u8>>,
+    /// What was shown and not asked for yet.
+    shown: String,
+}
+
+impl Terminal {
+    /// Starts a program on a new terminal of this size.
+    ///
+    /// # Panics
+    /// There is no terminal to be had, or the program cannot be started.
+    pub fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
+        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+        let pair = openpty(Some(&size), None).unwrap();
+        let side = || pair.slave.try_clone().unwrap();
+        let child = command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null());
+        drop(pair.slave); // only the program has it now: its end ends our reading
+        let mut screen = File::from(pair.master);
+        let keyboard = screen.try_clone().unwrap();
+        let (chunks, output) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(bytes_read @ 1..) = screen.read(&mut buffer) {
+                if chunks.send(buffer[..bytes_read].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        Terminal { child, keyboard, output, shown: String::new() }
+    }
+
+    /// Types these bytes.
+    ///
+    /// # Panics
+    /// The terminal is gone.
+    pub fn type_text(&mut self, text: &str) {
+        self.keyboard.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Waits for `text` and takes all up to its end, without colours and carriage returns; returns what stood before it.
+    ///
+    /// # Panics
+    /// It does not come in time.
+    pub fn wait_for(&mut self, text: &str) -> String {
+        let found = wait_until(text, SHOW_LIMIT, || {
+            self.shown += &self.output.try_iter().map(|chunk| plain(&chunk)).collect::<String>();
+            Ok(self.shown.find(text))
+        });
+        let at = found.unwrap_or_else(|error| panic!("{error:#}; shown:\n{}", self.shown));
+        let before = self.shown[..at].to_string();
+        self.shown.drain(..at + text.len());
+        before
+    }
+
+    /// Waits for the program's end.
+    ///
+    /// # Panics
+    /// It goes on.
+    pub fn end(&mut self) -> ExitStatus {
+        let ended = wait_until("the program's end", SHOW_LIMIT, || Ok(self.child.try_wait()?));
+        ended.unwrap_or_else(|error| panic!("{error:#}; shown:\n{}", self.shown))
+    }
+}
+
+impl Drop for Terminal {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // ESRCH: it has ended
+        let _ = self.child.wait();
+    }
+}
+
+/// A chunk of output without escape sequences (they come whole: one write each) and carriage returns.
+fn plain(chunk: &[u8]) -> String {
+    let text = String::from_utf8_lossy(chunk).replace('\r', "");
+    let mut parts = text.split("\x1b[");
+    let first = parts.next().unwrap_or_default().to_string();
+    parts.fold(first, |plain, part| {
+        plain + part.trim_start_matches(|c: char| c.is_ascii_digit() || c == ';').get(1..).unwrap_or_default()
+    })
+}
