@@ -5,6 +5,7 @@
 //! - [`tcp_info`]: the state of a socket that is in no table
 //! - [`need`]: settings and interfaces that an experiment asks for before it runs
 //! - [`namespace`]: a private network, for an ordinary account too
+//! - [`window`]: a filled window, seen as full
 //! - [`wait`]: waiting for a condition, with a limit that being stopped does not use up
 //!
 //! The rule of this crate: an instrument looks at a lab's socket and never changes it. Delete the crate, and every
@@ -25,6 +26,8 @@ pub mod table;
 pub mod tcp_info;
 #[cfg(target_os = "linux")]
 pub mod wait;
+#[cfg(target_os = "linux")]
+pub mod window;
 
 #[cfg(target_os = "linux")]
 pub use self::{
