@@ -54,11 +54,8 @@ pub const PORTS: Need = Need {
 };
 
 /// Every lab: room for its sockets and its children's pipes.
-pub const DESCRIPTORS: Need = Need {
-    what: "64 descriptors a process",
-    provided_by: "ulimit -n 1024",
-    met: || descriptor_limit() >= 64,
-};
+pub const DESCRIPTORS: Need =
+    Need { what: "64 descriptors a process", provided_by: "ulimit -n 1024", met: || descriptor_limit() >= 64 };
 
 /// TCP buffers as Linux sets them up: as received (87380 or more) and as sent (16384), growing to 1 MB and more.
 pub const BUFFERS: Need = Need {
