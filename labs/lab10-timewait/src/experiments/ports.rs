@@ -1,6 +1,12 @@
 //! A port is used up only towards one address; and who may use a pair of addresses again before its TIME-WAIT is over.
 
-use std::{io, net::SocketAddr, os::fd::AsRawFd, process, thread, time::Duration};
+use std::{
+    io,
+    net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
+    process, thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use kernel::{Counters, Need, Pair, Patience, State, setting, tcp_socket, wait_for_state};
@@ -8,7 +14,7 @@ use nix::{errno::Errno, libc, setsockopt_impl, sockopt_impl, sys::socket::setsoc
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use crate::connection::{LIMIT, accepted_from, acknowledged, connected_pair, listening};
+use crate::connection::{LIMIT, accepted_from, acknowledged, listening};
 
 /// Not in libc: include/uapi/linux/in.h.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
@@ -87,9 +93,17 @@ pub fn pairs(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn at_the_server(stage: &mut Stage) -> Result<Verdict> {
     let (listen_sock, server_addr) = listening()?;
-    let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
-    let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
-    let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
+    // A port that no other connection has: connect alone may share one, see pairs, and bind would refuse it below.
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
+    let client_fd = client_sock.as_raw_fd();
+    client_sock.bind(&any_port.into()).at("bind", any_port)?;
+    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+    let client = Pair::of(&client_sock)?;
+    stage.client(format_args!("connect({client_fd}, {server_addr}) = 0  from {}", client.local));
+    let conn_sock = accepted_from(&listen_sock, client.local)?;
+    let (server, conn_fd) = (client.other_end(), conn_sock.as_raw_fd());
+
     drop(conn_sock); // close(2): FIN
     stage.server(format_args!("close({conn_fd}) = 0"));
     acknowledged(server)?;
