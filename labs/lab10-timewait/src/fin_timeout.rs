@@ -36,7 +36,7 @@ fn ensure_new() -> Result<()> {
     let used =
         |flags: InterfaceFlags| flags.contains(InterfaceFlags::IFF_UP) && !flags.contains(InterfaceFlags::IFF_LOOPBACK);
     let in_use = getifaddrs().at("getifaddrs", "")?.map(flags).any(used) || !tcp_sockets(0)?.is_empty();
-    ensure!(!in_use, "this network is in use; the role fin-timeout is for a new one: unshare -Urn");
+    ensure!(!in_use, "this network is in use; the role with-fin-timeout is for a new one: unshare -Urn");
     Ok(())
 }
 

@@ -67,7 +67,7 @@ enum Command {
     },
     /// Inside a network namespace of its own: set tcp_fin_timeout, print what the kernel's timers say
     #[command(hide = true)]
-    FinTimeout { seconds: u32, outside: String },
+    WithFinTimeout { seconds: u32, outside: String },
 }
 
 #[derive(Args)]
@@ -112,7 +112,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Server(args)) => server::run(args)?,
         Some(Command::Client(args)) => client::run(args)?,
         Some(Command::Countdown { address }) => countdown::run(address.port())?,
-        Some(Command::FinTimeout { seconds, outside }) => fin_timeout::run(*seconds, outside)?,
+        Some(Command::WithFinTimeout { seconds, outside }) => fin_timeout::run(*seconds, outside)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -321,7 +321,7 @@ fn the_setting_of_everybody_is_not_touched() {
     let setting = || std::fs::read_to_string("/proc/sys/net/ipv4/tcp_fin_timeout").unwrap();
     let before = setting();
     let own = std::fs::read_link("/proc/self/ns/net").unwrap();
-    let (code, stderr) = failed(&["fin-timeout", "1", own.to_str().unwrap()]);
+    let (code, stderr) = failed(&["with-fin-timeout", "1", own.to_str().unwrap()]);
     assert_eq!(code, 1);
     assert!(stderr.contains("start it in unshare -Urn"), "{stderr}");
     assert_eq!(DEMO.finished.code(), 0);
@@ -335,7 +335,7 @@ fn the_setting_of_a_private_network_in_use_is_not_touched_either() {
     }
     // A listener of somebody's in that network.
     let script = "\"$0\" server 127.0.0.1:0 & until grep -q 0100007F: /proc/net/tcp; do sleep 0.05; done
-                  \"$0\" fin-timeout 1 outside; cat /proc/sys/net/ipv4/tcp_fin_timeout; kill $!; wait";
+                  \"$0\" with-fin-timeout 1 outside; cat /proc/sys/net/ipv4/tcp_fin_timeout; kill $!; wait";
     let finished = run(kernel::namespace::command("bash").args(["-c", script, LAB]));
     assert!(finished.stderr.contains("this network is in use"), "{finished:?}");
     assert!(finished.stdout.contains("\n60\n"), "{finished:?}");

@@ -88,7 +88,7 @@ pub fn fin_timeout(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: (false, true) },
     )?;
-    let mut role = Role::start_in_namespace(&["fin-timeout", "1", &namespace::own()?])?;
+    let mut role = Role::start_in_namespace(&["with-fin-timeout", "1", &namespace::own()?])?;
     let before = timers(stage, &mut role)?;
     let after = timers(stage, &mut role)?;
     let shortened = (after.0 < before.0 / 2.0, after.1 < before.1 / 2.0);
