@@ -22,12 +22,11 @@ type Left = (bool, bool);
 pub fn closes_first(stage: &mut Stage) -> Result<Verdict> {
     let (listen_sock, server_addr) = listening()?;
     let question = stage.ask(
-        "Two connections: the client closes the first one before the server does, the server closes the second one \
-         before the client does. Which ends are left in TIME-WAIT?",
+        "The client closes the first connection before the server does; the server closes the second one first. Which \
+         ends are left in TIME-WAIT?",
         [
             ("the client's in each: it opened the connection", [(true, false); 2]),
             ("the server's in each: its port stays busy", [(false, true); 2]),
-            ("the client's and the server's in each: each sent a FIN", [(true, true); 2]),
             ("the end that closed first", [(true, false), (false, true)]),
             ("the end that closed last", [(false, true), (true, false)]),
         ],
