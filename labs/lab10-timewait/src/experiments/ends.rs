@@ -22,8 +22,8 @@ type Left = (bool, bool);
 pub fn closes_first(stage: &mut Stage) -> Result<Verdict> {
     let (listen_sock, server_addr) = listening()?;
     let question = stage.ask(
-        "The client closes the first connection before the server does; the server closes the second one first. Which \
-         ends are left in TIME-WAIT?",
+        "Connection 1 is closed by the client first, connection 2 by the server first. Which ends are left in \
+         TIME-WAIT?",
         [
             ("the client's in each: it opened the connection", [(true, false); 2]),
             ("the server's in each: its port stays busy", [(false, true); 2]),
@@ -33,11 +33,11 @@ pub fn closes_first(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: [(true, false), (false, true)] },
     )?;
 
-    stage.say("first", "the client");
+    stage.say("first", "the client closes connection 1");
     let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let client_first = one_first(stage, ("client", client_sock), ("server", conn_sock))?;
 
-    stage.say("first", "the server");
+    stage.say("first", "the server closes connection 2");
     let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let (server, client) = one_first(stage, ("server", conn_sock), ("client", client_sock))?;
 
