@@ -214,21 +214,18 @@ fn labs() -> Vec<(u8, PathBuf)> {
     labs.sort();
     labs.retain(|lab| wanted.is_empty() || wanted.iter().any(|wanted| lab.starts_with(wanted)));
     assert!(!labs.is_empty(), "no lab is named {wanted:?}");
-    let built = |lab: &String| {
-        let test = env::current_exe().unwrap();
-        let binary = test.ancestors().nth(2).unwrap().join(lab); // target/debug/deps/settings-0123 is this test
-        let newest =
-            ["shared/src", "shared/kernel/src", "shared/roles/src"].map(|folder| changed(&root().join(folder)));
-        let newest = newest.into_iter().chain([changed(&root().join("labs").join(lab).join("src"))]).max().unwrap();
-        let made = fs::metadata(&binary).and_then(|file| file.modified());
-        assert!(
-            made.is_ok_and(|made| made >= newest),
-            "{} is missing or old: cargo build --workspace",
-            binary.display()
-        );
-        (lab["lab".len()..].split('-').next().unwrap().parse().unwrap(), binary)
+    let test = env::current_exe().unwrap();
+    let built = test.ancestors().nth(2).unwrap(); // target/debug/deps/settings-0123 is this test
+    let helpers = ["shared/src", "shared/kernel/src", "shared/roles/src"].map(|folder| changed(&root().join(folder)));
+    let is_old = |lab: &&String| {
+        let sources = changed(&root().join("labs").join(lab).join("src")).max(*helpers.iter().max().unwrap());
+        let made = fs::metadata(built.join(lab)).and_then(|binary| binary.modified());
+        made.is_ok_and(|made| made < sources) || !built.join(lab).exists()
     };
-    labs.iter().map(built).collect()
+    let old: Vec<&String> = labs.iter().filter(is_old).collect();
+    assert!(old.is_empty(), "missing or old in {}: {old:?}; cargo build --workspace", built.display());
+    let number = |lab: &String| lab["lab".len()..].split('-').next().unwrap().parse().unwrap();
+    labs.iter().map(|lab| (number(lab), built.join(lab))).collect()
 }
 
 /// When a file below this folder was changed last.
