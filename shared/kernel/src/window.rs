@@ -15,30 +15,61 @@ use crate::wait_until;
 const LIMIT: Duration = Duration::from_secs(5);
 
 sockopt_impl!(
-    /// The head of `struct tcp_info` up to `tcpi_notsent_bytes` (Linux 4.6), see tcp(7).
-    SendSide, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 148]
+    /// `struct tcp_info` up to `tcpi_snd_wnd` (Linux 5.4), see tcp(7).
+    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 232]
 );
 
-/// Where `tcpi_unacked` and `tcpi_notsent_bytes` stand in `struct tcp_info`.
+/// Where the fields `tcpi_...` stand in `struct tcp_info`, in bytes.
+const SND_MSS: usize = 16;
 const UNACKED: usize = 24;
 const NOTSENT_BYTES: usize = 144;
+const SND_WND: usize = 228;
+
+/// What a sender knows of its way to the other end.
+struct Sender {
+    /// The largest segment, in bytes.
+    segment_bytes: u32,
+    /// Segments sent and not acknowledged.
+    in_flight: u32,
+    /// Taken by send, and not sent yet.
+    unsent_bytes: u32,
+    /// The window that the other end has told.
+    window_bytes: u32,
+}
+
+impl Sender {
+    fn of(sock: &Socket) -> Result<Sender> {
+        let info = getsockopt(sock, TcpInfo).context("getsockopt TCP_INFO")?;
+        let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+        Ok(Sender {
+            segment_bytes: word(SND_MSS),
+            in_flight: word(UNACKED),
+            unsent_bytes: word(NOTSENT_BYTES),
+            window_bytes: word(SND_WND),
+        })
+    }
+
+    /// Whether the next segment has no room in the window, with nothing in flight whose acknowledgement may open it.
+    fn is_stopped(&self) -> bool {
+        self.in_flight == 0 && self.window_bytes < self.unsent_bytes.min(self.segment_bytes)
+    }
+}
 
 /// Ask when send says EAGAIN: has it filled the other end's window? False: there is room after all, send more.
 ///
-/// Full is a window when unsent bytes wait and nothing is in flight: then the kernel has heard of no room for them, and
-/// a program that does not read gives none. As long as something is in flight, this waits for its acknowledgement.
+/// A window is full when this end's buffer has no room, nothing is in flight, and the other end has told a window too
+/// small for the next segment: a program that does not read makes no room. As long as something is in flight, this waits
+/// for its acknowledgement.
 ///
 /// # Errors
 /// [`crate::NotSeen`] where nothing is acknowledged; what getsockopt(2) says of a socket that is not TCP.
 pub fn is_full(sock: &Socket) -> Result<bool> {
     wait_until("a full window, or room to send", LIMIT, || {
-        let (in_flight, unsent) = send_side(sock)?;
         let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-        match (in_flight, unsent) {
-            (0, 1..) => Ok(Some(true)),
-            _ if poll(&mut fds, PollTimeout::ZERO) == Ok(1) => Ok(Some(false)),
-            _ => Ok(None),
+        if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
+            return Ok(Some(false));
         }
+        Ok(Sender::of(sock)?.is_stopped().then_some(true))
     })
 }
 
@@ -47,14 +78,7 @@ pub fn is_full(sock: &Socket) -> Result<bool> {
 /// # Errors
 /// What getsockopt(2) says of a socket that is not TCP.
 pub fn unsent_bytes(sock: &Socket) -> Result<u32> {
-    Ok(send_side(sock)?.1)
-}
-
-/// Segments sent and not acknowledged; bytes not sent.
-fn send_side(sock: &Socket) -> Result<(u32, u32)> {
-    let info = getsockopt(sock, SendSide).context("getsockopt TCP_INFO")?;
-    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    Ok((word(UNACKED), word(NOTSENT_BYTES)))
+    Ok(Sender::of(sock)?.unsent_bytes)
 }
 
 #[cfg(test)]
