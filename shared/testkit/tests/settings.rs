@@ -251,7 +251,7 @@ fn wrong(setting: &Setting, finished: &Finished, skipped_anyway: &[String]) -> S
     for block in stdout.split("\n\n") {
         let title = block.trim_start().lines().next().unwrap_or_default();
         if let Some((_, verdict)) = block.split_once("\nverdict   UNEXPECTED\n") {
-            if setting.set.starts_with("ulimit") && verdict.contains("EMFILE") {
+            if setting.set.starts_with("ulimit") && (verdict.contains("EMFILE") || verdict.contains("Too many")) {
                 continue; // an error that helps
             }
             wrong += &format!("  {title}: UNEXPECTED\n    {}\n", verdict.trim_end().replace('\n', "\n    "));
@@ -278,7 +278,7 @@ fn skipped(finished: &Finished) -> Vec<String> {
     let mut reasons: Vec<String> = Vec::new();
     let mut lines = played.lines().peekable();
     while let Some(line) = lines.next() {
-        let whole_lab = line.strip_prefix("skipped   ");
+        let whole_lab = line.strip_prefix("missing   ");
         let Some(reason) = whole_lab.or(line.strip_prefix("verdict   SKIPPED    ")) else { continue };
         let mut reason = reason.trim().to_string();
         while let Some(more) = lines.next_if(|line| line.starts_with("          ")) {
