@@ -82,6 +82,13 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert!(list.stdout.starts_with("1 * "), "starred first: {}", list.stdout);
     assert!(!list.stdout.contains("verdict") && !list.stdout.contains("a) "), "answers in the list: {}", list.stdout);
 
+    // An experiment's name alone plays it, so no role may have the same name.
+    for title in list.stdout.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
+        let id =
+            title.split_whitespace().find(|word| word.starts_with(|first: char| first.is_ascii_lowercase())).unwrap();
+        assert_eq!(run(Command::new(binary).args([id, "--list"])).code(), 0, "{binary} {id}");
+    }
+
     let unknown = run(Command::new(binary).args(["demo", "no-such-experiment"]));
     assert_eq!(unknown.code(), 2);
     assert!(unknown.stderr.contains("no experiment 'no-such-experiment'; there are 1 to "), "{}", unknown.stderr);
