@@ -22,7 +22,8 @@
 #   overflows  ListenOverflows: SYNs, and last ACKs of handshakes, that found
 #              the accept queue full.
 #   drops      ListenDrops: all that a listener dropped. Both count for the
-#              whole machine (network namespace) since it started.
+#              whole machine (network namespace) since it started; with --watch
+#              `+3` is what was added since the watch began.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -67,9 +68,20 @@ picture() {
     listeners+=$early
     say "${listeners%$'\n'}"
     counters ListenOverflows ListenDrops
-    say "overflows ${values[0]-?}, drops ${values[1]-?}" \
-        '  (ListenOverflows, ListenDrops in /proc/net/netstat)'
+    say "overflows $(told 0), drops $(told 1)"
+    say '(ListenOverflows, ListenDrops in /proc/net/netstat)'
+    if [[ $watch == yes ]]; then say 'in brackets: added since this began'; fi
+}
+
+told() { # AT: a counter, and what was added to it
+    local now=${values[$1]-?} before=${at_start[$1]-?}
+    if [[ $watch == yes && $now != '?' ]]; then
+        now+=" (+$((now - before)))"
+    fi
+    say "$now"
 }
 
 find_source
-show_picture
+counters ListenOverflows ListenDrops
+at_start=("${values[@]}")
+show_picture "port $port"

@@ -12,7 +12,9 @@
 #   ok         is here
 #   missing    is not; the package that brings it follows. Only what stands
 #              under "required" must be here (exit status 1 without it).
-#   The settings are the kernel's, read from /proc/sys; some experiments name
+#   taken      another program has a port of the lecture. The demos do not mind;
+#              the programs of the sheets do.
+#   The settings are the kernel's, read from /proc/sys; some experiments ask for
 #   them. The last part lists what the labs themselves say they will skip.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
@@ -23,8 +25,7 @@ while (($#)); do
     case $1 in
     -h | --help) help ;;
     --bin)
-        [[ -d ${2-} ]] || usage "--bin ${2-}: there is no such folder"
-        bin=$(CDPATH='' cd -- "$2" && pwd)
+        take_bin "${2-}"
         shift
         ;;
     -*) usage "there is no option $1" ;;
@@ -91,6 +92,14 @@ else
     lacking=$((lacking + 1))
     tell cc missing 'package build-essential: links what cargo builds'
 fi
+if grep -qsw 127.0.0.1 /proc/net/fib_trie; then
+    { read -r mtu </sys/class/net/lo/mtu; } 2>/dev/null || mtu='?'
+    tell loopback ok "127.0.0.1 is there, lo is up, its MTU $mtu"
+else
+    lacking=$((lacking + 1))
+    tell loopback missing 'every lab needs it: sudo ip link set lo up'
+    tell '' '' 'and if it has no address: sudo ip addr add 127.0.0.1/8 dev lo'
+fi
 
 say 'optional'
 while read -r tool package purpose; do
@@ -143,13 +152,47 @@ if [[ $kernel == *[Mm]icrosoft* ]]; then
 else
     tell WSL no ''
 fi
+measure
+if ((width == 0)); then
+    tell terminal none 'the output goes to a pipe or a file'
+elif ((width >= 100 && lines >= 30)); then
+    tell terminal ok "${width}x$lines: enough for scripts/classroom.sh"
+elif ((width >= 60 && lines >= 24)); then
+    tell terminal small "${width}x$lines: scripts/classroom.sh needs 100x30"
+else
+    tell terminal small "${width}x$lines: a demo with --pause needs 60x24"
+fi
+
+# The ports that the sheets and the handout use, and who has them.
+find_source
+all_command
+taken=''
+while IFS=$'\t' read -r proto state _ _ local_addr _ _ process _; do
+    case ${local_addr##*:} in
+    4444 | 5050 | 7777 | 7778 | 7779 | 8080 | 53124) ;;
+    *) continue ;;
+    esac
+    if [[ $state == LISTEN || $proto == udp ]]; then
+        taken+="$proto $local_addr, process $process"$'\n'
+    fi
+done < <(rows)
+if [[ -z $taken ]]; then
+    tell ports ok '4444, 5050, 7777 to 7779, 8080, 53124 are free'
+else
+    while read -r line; do tell ports taken "$line"; done <<<"${taken%$'\n'}"
+fi
 tell user '' "$(id -un 2>/dev/null || id -u)"
 tell 'open files' '' "$(ulimit -n) at most for one process (ulimit -n)"
-for key in net/ipv4/ip_local_port_range net/ipv4/ip_unprivileged_port_start \
-    net/ipv4/tcp_tw_reuse net/ipv4/tcp_fin_timeout net/core/somaxconn \
-    net/ipv4/tcp_fastopen kernel/yama/ptrace_scope; do
+for key in net/ipv4/ip_local_port_range net/ipv4/ip_local_reserved_ports \
+    net/ipv4/ip_unprivileged_port_start net/ipv4/tcp_rmem net/ipv4/tcp_wmem \
+    net/core/rmem_default net/core/rmem_max net/core/optmem_max \
+    net/core/somaxconn net/ipv4/tcp_syncookies net/ipv4/tcp_max_tw_buckets \
+    net/ipv4/tcp_tw_reuse net/ipv4/tcp_fin_timeout net/ipv4/tcp_fastopen \
+    net/ipv4/igmp_max_memberships net/ipv6/conf/all/disable_ipv6 \
+    kernel/yama/ptrace_scope; do
     if read -r value 2>/dev/null <"/proc/sys/$key"; then
         value=${value//$'\t'/ }
+        value=${value:-(empty)}
     else
         value='(not here)'
     fi
@@ -157,24 +200,62 @@ for key in net/ipv4/ip_local_port_range net/ipv4/ip_unprivileged_port_start \
     say "$line"
 done
 
+# skipped LIST: of the output of demo --list what is missing here, each
+# experiment with its title. A long line goes on in the next one.
+skipped() {
+    awk '
+        function over() {
+            if (need ~ /missing here/) {
+                if (title != "") print "    " title
+                title = ""
+                count = split(need, words, " ")
+                line = "       "
+                for (at = 1; at <= count; at++) {
+                    if (length(line " " words[at]) > 79) {
+                        print line
+                        line = "       "
+                    }
+                    line = line " " words[at]
+                }
+                print line
+            }
+            need = ""
+        }
+        /^[0-9]+ [* ] / { over(); title = $0; next }
+        /^all need / { over(); title = ""; need = $0; next }
+        /^    needs / { over(); need = substr($0, 5); next }
+        need != "" { sub(/^ +/, ""); need = need " " $0 }
+        END { over() }
+    ' <<<"$1"
+}
+
 say 'experiments that will be skipped here'
 find_bin
-unbuilt=no
+built=() unbuilt=()
 for lab in "${labs[@]}"; do
-    if [[ ! -x $bin/$lab ]]; then
-        say "  $lab: not built, so it cannot say"
-        unbuilt=yes
-    elif ! list=$(timeout 20 "$bin/$lab" demo --list 2>&1 </dev/null); then
+    if [[ -x $bin/$lab ]]; then built+=("$lab"); else unbuilt+=("$lab"); fi
+done
+for lab in "${built[@]}"; do
+    if ! list=$(timeout 20 "$bin/$lab" demo --list 2>&1 </dev/null); then
         say "  $lab: this failed: $bin/$lab demo --list"
-    elif [[ $list != *'skipped here'* ]]; then
+        continue
+    fi
+    list=$(skipped "$list")
+    if [[ -z $list ]]; then
         say "  $lab: no experiment is skipped here"
     else
         say "  $lab:"
-        say "$(awk '/^[0-9]+ [* ] / { title = $0 }
-            /skipped here/ { print "    " title; print }' <<<"$list")"
+        say "$list"
     fi
 done
-if [[ $unbuilt == yes ]]; then say '  build first: cargo build --workspace'; fi
+if ((${#unbuilt[@]} > 0)); then
+    if ((${#built[@]} > 0)); then
+        say "  not built, so not asked: ${unbuilt[*]}"
+    else
+        say '  nothing is built yet, so no lab was asked'
+    fi
+    say '  build first: cargo build --workspace'
+fi
 
 if ((lacking > 0)); then
     say "$lacking of the required is missing"

@@ -2,56 +2,75 @@
 # classroom.sh - one screen for a lab: its programs, and their sockets beside.
 #
 # Usage:    scripts/classroom.sh LAB [--port N] [--bin DIR]
+#           scripts/classroom.sh LAB --step       types each command, and leaves
+#                                                 Enter to you
+#           scripts/classroom.sh LAB --demo       the demo, and its own sockets
 #           scripts/classroom.sh LAB --detach     set out, but stay here
 #           scripts/classroom.sh LAB --end        end it, and what runs in it
 #
-# LAB is 7, 07 or lab07-multiclient. --port takes another port than the
-# lecture's. --bin DIR takes the programs from DIR and builds nothing. Running
-# it again starts afresh.
+# LAB is 7, 07 or lab07-multiclient. Each lab has a port of its own, so that two
+# of them do not meet; --port takes another one. --bin DIR takes the programs
+# from DIR and builds nothing. Running it again starts afresh.
 #
 # Needs:    tmux (package tmux), cargo unless --bin is given, and a terminal of
-#           at least 100x30 to show everything unwrapped. No root. It has a
-#           tmux server of its own (tmux -L labkit, without ~/.tmux.conf): your
-#           own tmux is left alone. Called inside it, your terminal changes
-#           over to the classroom and comes back when you leave.
+#           at least 100x30. No root. It has a tmux server of its own (tmux -L
+#           labkit, without ~/.tmux.conf): your own tmux is left alone. Called
+#           inside it, your terminal changes over to the classroom and comes
+#           back when you leave.
 #
 # How to read it
-#   The programs, each in a shell: the first on top, the others on the left.
-#   Ctrl-C or Ctrl-D ends a program, Up and Enter start it again. Right:
-#   scripts/states.sh, every second.
+#   Each program runs in a shell. Ctrl-C or Ctrl-D ends a program, Up and Enter
+#   start it again. Beside or below them: a script that shows the kernel's view
+#   every second.
 #   Click a pane or press Ctrl-b o to type in the next one; Ctrl-b z shows one
 #   pane alone and back; Ctrl-b d leaves it running. The last line says how to
 #   end it.
+#   --demo: the sockets are those of the demo that runs on the left. They follow
+#   its ports: a new experiment has new ones.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-# A lab is one line: its name, protocol and port, then at least two programs
-# from top to bottom. The first must hold the port before the others
-# start. PORT is replaced.
+# A lab is one line: its name, protocol and port (or none), then its panes.
+#   8^server PORT      a program over the whole width, 8 lines high
+#   client PORT        a program on the left
+#   41>scripts/...     on the right, 41 columns wide; without it, the sockets of
+#                      PORT
+#   9_scripts/...      below all, over the whole width, 9 lines high
+# 0 lines are what is left. Where a protocol is named, the first program must
+# hold the port before the others start. PORT and NEXT (the one after it) are
+# replaced; PANES by the process ids of the shells.
 classrooms='
-lab06-listen|tcp 7777|listen 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT
-lab07-multiclient|tcp 4444|server PORT|client PORT|client PORT|client PORT
-lab08-stream|tcp 7777|receive 127.0.0.1:PORT|send 127.0.0.1:PORT
-lab09-shutdown|tcp 7777|server 127.0.0.1:PORT|client 127.0.0.1:PORT|client 127.0.0.1:PORT
-lab10-timewait|tcp 7777|server 127.0.0.1:PORT|client 127.0.0.1:PORT
+lab01-create|- -|hold --seconds 3600|hold --type stream --seconds 3600|39>scripts/fds.sh --below PANES --watch
+lab02-bind|udp 7020|hold PORT|hold PORT --tcp|hold 127.0.0.2:PORT
+lab03-datagram|udp 7030|receive PORT --count 0|send PORT --bind 127.0.0.1:NEXT
+lab04-chunks|udp 7040|8^receive PORT|8^send --to 127.0.0.1:PORT --port NEXT|0_scripts/states.sh PORT --watch
+lab05-multicast|udp 53124|4^receive 239.1.1.1:PORT|4^receive 239.1.1.1:PORT|4^send 239.1.1.1:PORT|0_scripts/groups.sh 239.1.1.1
+lab06-listen|tcp 7060|8^listen PORT|client PORT|client PORT|client PORT
+lab07-multiclient|tcp 4444|8^server PORT|client PORT|client PORT|client PORT
+lab08-stream|tcp 7080|8^receive PORT|send PORT
+lab09-shutdown|tcp 7090|8^server PORT|client PORT|client PORT
+lab10-timewait|tcp 7100|6^server PORT --close-first|client PORT|5_countdown PORT
+lab11-states|- 7110|14^hold closing --port PORT --seconds 3600|0_scripts/states.sh PORT --watch
 '
-left=52 right=47 height=30 first_height=8 # columns and lines
+width_needed=100 height_needed=30 # columns and lines
+right=47 # columns, where a lab says nothing else
 
-name='' port='' bin='' todo=attach
+name='' port='' bin='' todo=attach step=no demo=no
 while (($#)); do
     case $1 in
     -h | --help) help ;;
     --detach) todo=detach ;;
     --end) todo=end ;;
+    --step) step=yes ;;
+    --demo) demo=yes ;;
     --port)
         is_port "${2-}" || usage "--port ${2-}: a port is 1 to 65535"
         port=$2
         shift
         ;;
     --bin)
-        [[ -d ${2-} ]] || usage "--bin ${2-}: there is no such folder"
-        bin=$(CDPATH='' cd -- "$2" && pwd)
+        take_bin "${2-}"
         shift
         ;;
     -*) usage "there is no option $1" ;;
@@ -64,21 +83,31 @@ while (($#)); do
 done
 [[ -n $name ]] || usage 'which lab?'
 
-# The lab's line -> `lab`, `number`, `protocol`, `port`, `programs`
-number=${name#lab}
+# The lab's line -> `lab`, `number`, `protocol`, `port`, `panes_wanted`
+find_lab "$name"
+number=${lab#lab}
 number=${number%%-*}
-[[ $number =~ ^[0-9]{1,2}$ ]] || usage "'$name' is no lab: say 7 or 07"
-printf -v number '%02d' "$((10#$number))"
-line=$(grep "^lab$number-" <<<"$classrooms") || {
-    labs=$(sed -n 's/|.*//p' <<<"$classrooms")
-    usage "lab$number has no classroom, only: ${labs//$'\n'/ }"
-}
+if [[ $demo == yes ]]; then
+    # A demo needs 60 columns.
+    line="$lab|- -|demo --pause|39>scripts/states.sh --below PANES --watch"
+    if [[ $number == 01 ]]; then line=${line/states.sh/fds.sh}; fi
+else
+    line=$(grep "^$lab|" <<<"$classrooms") || {
+        labs=$(sed -n 's/-.*//p' <<<"$classrooms")
+        fail "$lab has no classroom, only: ${labs//$'\n'/ }" \
+            "$0 $number --demo"
+    }
+fi
 IFS='|' read -r lab protocol line <<<"$line"
-lab=${lab// /}
-[[ $name != *-* || $name == "$lab" ]] || usage "'$name' is no lab: say $lab"
 read -r protocol default_port <<<"$protocol"
-port=${port:-$default_port}
-IFS='|' read -ra programs <<<"${line//PORT/"$port"}"
+if [[ $default_port == - ]]; then
+    port='' # it needs none
+else
+    port=${port:-$default_port}
+    line=${line//PORT/"$port"}
+    line=${line//NEXT/"$((port % 65535 + 1))"}
+fi
+IFS='|' read -ra panes_wanted <<<"$line"
 
 have tmux || fail 'tmux is not installed' 'sudo apt install tmux'
 tm() { tmux -L labkit -f /dev/null "$@"; }
@@ -95,7 +124,7 @@ until_true() {
 
 # What runs in the session's terminals -> `running`, process ids.
 find_running() {
-    local leaders stat sid
+    local leaders stat sid line
     running=()
     leaders=" $(tm list-panes -s -t "=$lab" -F '#{pane_pid}' | tr '\n' ' ')"
     for stat in /proc/[0-9]*/stat; do
@@ -158,6 +187,20 @@ if [[ $todo == attach && ! (-t 0 && -t 1) ]]; then
     fail 'there is no terminal to show it on' "$0 $number --detach"
 fi
 
+# The size of the terminal it is shown on -> `lines`, `width`
+if [[ $todo == attach ]]; then
+    measure
+    if [[ -n $own_socket ]]; then
+        read -r lines width < <(tmux display-message -p \
+            '#{client_height} #{client_width}')
+    fi
+    if ((width < width_needed || lines < height_needed)); then
+        fail "this terminal has ${width}x$lines; a classroom needs $(
+        )${width_needed}x$height_needed" \
+            'enlarge the window, or take a smaller font'
+    fi
+fi
+
 if [[ -z $bin ]]; then
     have cargo || fail 'cargo is not installed' 'scripts/check.sh'
     build="cargo build -q -p $lab"
@@ -183,7 +226,7 @@ port_held() {
     done < <(rows)
     [[ -n $holder ]]
 }
-if port_held; then
+if [[ $protocol != - ]] && port_held; then
     fail "port $port is taken: $holder" \
         "$0 $number --port $((port % 65535 + 1))"
 fi
@@ -201,10 +244,7 @@ trap 'exit 130' INT TERM
 # shellcheck disable=SC2016 # "$@" is for that sh
 shell=(sh -c 'stty -echoctl; exec "$@"' sh)
 shell+=(env -u PROMPT_COMMAND 'PS1=$ ' HISTFILE= IGNOREEOF=99)
-case $bin in
-"$kit_root"/*) program=${bin#"$kit_root"/}/$lab ;;
-*) program=$lab shell+=("PATH=$bin:$PATH") ;; # a long path would wrap
-esac
+program=$lab shell+=("PATH=$bin:$PATH") # a path would wrap
 shell+=(bash --norc --noprofile)
 
 split() { # OPTIONS... -> `pane`
@@ -218,19 +258,55 @@ busy() {
     [[ $(tm display-message -p -t "$1" '#{pane_current_command}') != bash ]]
 }
 
-open_or_over() { port_held || ! busy "$first"; }
+open_or_over() { port_held || ! busy "${program_panes[0]}"; }
+
+# tmux tells a terminal its new size a moment after it was cut.
+size_told() {
+    local terminal size
+    read -r terminal size < <(tm display-message -p -t "$1" \
+        '#{pane_tty} #{pane_height} #{pane_width}')
+    [[ $(stty size <"$terminal") == "$size" ]]
+}
 
 type_in() { # PANE COMMAND: as soon as the shell listens
     until_true 10 prompt_seen "$1" || fail 'no shell starts in the pane'
+    until_true 3 size_told "$1" || true
     tm send-keys -t "$1" -l "$2"
-    tm send-keys -t "$1" Enter
 }
 
-first=$(tm new-session -d -s "$lab" -x $((left + 1 + right)) -y $height \
+# The panes: what runs in them, by place -> `tops`, `left_ones`, `right_one`,
+# `bottoms`; and the heights of the rows, 0 for what is left.
+tops=() left_ones=() bottoms=() right_one='' heights=()
+place='^([0-9]*)([>^_]?)(.*)$'
+for wanted in "${panes_wanted[@]}"; do
+    [[ $wanted =~ $place ]]
+    case ${BASH_REMATCH[2]} in
+    ^) tops+=("${BASH_REMATCH[3]}") heights+=("${BASH_REMATCH[1]}") ;;
+    _) bottoms+=("${BASH_REMATCH[3]}") heights+=("${BASH_REMATCH[1]}") ;;
+    '>') right_one=${BASH_REMATCH[3]} right=${BASH_REMATCH[1]} ;;
+    *)
+        if ((${#left_ones[@]} == 0)); then heights+=(0); fi
+        left_ones+=("${BASH_REMATCH[3]}")
+        ;;
+    esac
+done
+if ((${#left_ones[@]} > 0)); then
+    right_one=${right_one:-scripts/states.sh $port --watch}
+fi
+# Each row has a line above it for its title; the status line is the last.
+room=$((height_needed - 1 - ${#heights[@]}))
+for height in "${heights[@]}"; do room=$((room - height)); done
+for at in "${!heights[@]}"; do
+    if ((heights[at] == 0)); then heights[at]=$room; fi
+done
+
+pane=$(tm new-session -d -s "$lab" -x $width_needed -y $((height_needed - 1)) \
     -c "$kit_root" -P -F '#{pane_id}' "${shell[@]}")
+about="lab$number${port:+, port $port}"
+if [[ $step == yes ]]; then about+='   Enter starts it'; fi
 session_options=(
-    status-left-length 64 status-right-length 50 status-style reverse mouse on
-    status-left " $lab, port $port   next pane: click, or Ctrl-b o"
+    status-left-length 62 status-right-length 36 status-style reverse mouse on
+    status-left " $about   Ctrl-b o: next pane"
     status-right "end: scripts/classroom.sh $number --end "
 )
 window_options=(
@@ -239,45 +315,84 @@ window_options=(
     pane-border-format ' #{pane_title} ' pane-active-border-style bold
 )
 for ((at = 0; at < ${#session_options[@]}; at += 2)); do
-    tm set-option -t "$first" "${session_options[@]:at:2}"
+    tm set-option -t "$pane" "${session_options[@]:at:2}"
 done
 for ((at = 0; at < ${#window_options[@]}; at += 2)); do
-    tm set-option -w -t "$first" "${window_options[@]:at:2}"
+    tm set-option -w -t "$pane" "${window_options[@]:at:2}"
 done
 
-# The first program has the whole width; below it the others and the sockets.
-# Each pane has a line above it for its title; the status line is the last.
-others=$((${#programs[@]} - 1))
-room=$((height - 1 - 1 - first_height - 1))
-panes=("$first")
-split -v -l $room -t "$first"
-panes+=("$pane")
-split -h -l $right -t "$pane"
-watcher=$pane
-for ((at = 2; at <= others; at++)); do
-    room=$((room - 1 - (room - (others - at + 1)) / (others - at + 2)))
-    split -v -l $room -t "${panes[at - 1]}"
-    panes+=("$pane")
+# The rows from top to bottom -> `row_panes`; then the row in the middle, if
+# there is one, is cut into the programs on the left and the watcher.
+row_panes=("$pane")
+for ((at = 1; at < ${#heights[@]}; at++)); do
+    room=$((${#heights[@]} - at - 1))
+    for height in "${heights[@]:at}"; do room=$((room + height)); done
+    split -v -l $room -t "$pane"
+    row_panes+=("$pane")
+done
+program_panes=("${row_panes[@]:0:${#tops[@]}}")
+programs=("${tops[@]}" "${left_ones[@]}")
+watchers=() watcher_panes=()
+if ((${#left_ones[@]} > 0)); then
+    middle=${row_panes[${#tops[@]}]}
+    split -h -l "$right" -t "$middle"
+    watchers+=("$right_one") watcher_panes+=("$pane")
+    program_panes+=("$middle")
+    pane=$middle room=${heights[${#tops[@]}]}
+    for ((rest = ${#left_ones[@]} - 1; rest > 0; rest--)); do
+        room=$((room - 1 - (room - rest) / (rest + 1)))
+        split -v -l $room -t "$pane"
+        program_panes+=("$pane")
+    done
+fi
+for at in "${!bottoms[@]}"; do
+    watchers+=("${bottoms[at]}")
+    watcher_panes+=("${row_panes[@]: -${#bottoms[@]} + at:1}")
 done
 
+declare -A counts=()
 for at in "${!programs[@]}"; do
     read -r role _ <<<"${programs[at]}"
-    same=$(grep -o "$role" <<<"${programs[*]}" | wc -l)
-    if ((same > 1)); then role+=" $at"; fi
-    tm select-pane -t "${panes[at]}" -T "$role"
+    counts[$role]=$((${counts[$role]-0} + 1))
+    if [[ $(printf '%s\n' "${programs[@]}" | grep -c "^$role\b") -gt 1 ]]; then
+        role+=" ${counts[$role]}"
+    fi
+    tm select-pane -t "${program_panes[at]}" -T "$role"
 done
-tm select-pane -t "$watcher" -T "sockets of port $port"
-tm select-pane -t "$first"
+for at in "${!watchers[@]}"; do
+    case ${watchers[at]} in
+    *--below*) title='its sockets' ;;
+    *states.sh*) title="sockets of port $port" ;;
+    *groups.sh*) title="members of ${watchers[at]##* }" ;;
+    *) title=${watchers[at]%% *} ;;
+    esac
+    tm select-pane -t "${watcher_panes[at]}" -T "$title"
+done
+tm select-pane -t "${program_panes[0]}"
 
-type_in "$watcher" "scripts/states.sh $port --watch"
+shells=''
+for pane in "${program_panes[@]}"; do
+    shells+=,$(tm display-message -p -t "$pane" '#{pane_pid}')
+done
+for at in "${!watchers[@]}"; do
+    watcher=${watchers[at]//PANES/"${shells#,}"}
+    case $watcher in
+    *groups.sh*) watcher="while clear; do $watcher; sleep 1; done" ;;
+    scripts/*) ;;
+    *) watcher="$program $watcher" ;;
+    esac
+    type_in "${watcher_panes[at]}" "$watcher"
+    tm send-keys -t "${watcher_panes[at]}" Enter
+done
 for at in "${!programs[@]}"; do
-    read -r arguments <<<"${programs[at]}"
-    type_in "${panes[at]}" "$program $arguments"
-    until_true 2 busy "${panes[at]}" || true # one after the other
-    if ((at == 0)); then
+    type_in "${program_panes[at]}" "$program ${programs[at]}"
+    if [[ $step == yes ]]; then continue; fi
+    tm send-keys -t "${program_panes[at]}" Enter
+    until_true 2 busy "${program_panes[at]}" || true # one after the other
+    if ((at == 0)) && [[ $protocol != - ]]; then
         until_true 10 open_or_over || true
         if [[ -z $holder ]]; then
-            tm capture-pane -p -t "$first" | sed '/^$/d' >&2 || true
+            tm capture-pane -p -t "${program_panes[0]}" | sed '/^$/d' >&2 || true
             fail "nobody opened port $port; above is what the first pane says"
         fi
     fi
@@ -286,8 +401,8 @@ unfinished=no
 
 attach="tmux -L labkit attach-session -t $lab"
 if [[ $todo == detach ]]; then
-    say "$lab is set out, port $port"
-    say "see it:  $attach"
+    say "$lab is set out${port:+, port $port}"
+    say "see it:  $attach   (${width_needed}x$height_needed)"
     say "end it:  scripts/classroom.sh $number --end"
 elif [[ -n $own_socket ]]; then
     # Two tmux servers: this terminal leaves yours for ours, and returns.

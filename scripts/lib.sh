@@ -37,6 +37,13 @@ fail() {
 
 is_port() { [[ $1 =~ ^[1-9][0-9]{0,4}$ ]] && (($1 <= 65535)); }
 
+# take_bin DIR: the argument of --bin -> `bin`
+take_bin() {
+    [[ -d $1 ]] || usage "--bin $1: there is no such folder"
+    # shellcheck disable=SC2034 # it is for the script
+    bin=$(CDPATH='' cd -- "$1" && pwd)
+}
+
 # take_port_and_watch ARGUMENTS: PORT [--watch] -> `port`, `watch`
 # shellcheck disable=SC2034 # they are for the script
 take_port_and_watch() {
@@ -57,22 +64,59 @@ take_port_and_watch() {
     [[ -n $port ]] || usage 'which port?'
 }
 
-# Prints what the script's function `picture` prints: once, or with `watch`
-# every second until Ctrl-C; on a terminal always at the same place.
+# ---- the screen -------------------------------------------------------------
+
+# The terminal's size -> `lines` and `width`; 0 where there is none.
+# shellcheck disable=SC2034 # width is for the script
+measure() {
+    local size
+    lines=0 width=0
+    if [[ -t 1 ]]; then
+        { size=$(stty size <&3 2>/dev/null) || size='0 0'; } 3>&1
+        if [[ $size == '0 0' ]]; then size='24 80'; fi
+        lines=${size% *} width=${size#* }
+    fi
+}
+
+# show_picture [HEAD]: prints what the script's function `picture` prints: once,
+# or with `watch` every second until Ctrl-C; on a terminal always at the same
+# place, below HEAD and the time. A function `look` is called before each
+# picture; what it learns is kept.
 show_picture() {
-    local now
+    local now head frame shown begun=no
+    measure
     if [[ $watch == no ]]; then
+        if declare -F look >/dev/null; then look; fi
         picture
         return
     fi
     trap 'exit 0' INT TERM
+    trap show_cursor EXIT
     while :; do
+        measure
+        if declare -F look >/dev/null; then look; fi
         now=$(picture)
-        if [[ -t 1 ]]; then printf '\033[H\033[2J'; fi
-        say "$now"
-        if [[ ! -t 1 ]]; then say ''; fi
+        if [[ -t 1 ]]; then
+            head="${1:+$1 at }$(date +%T)  (Ctrl-C ends)"
+            mapfile -t shown <<<"$head"$'\n'"$now"
+            if ((${#shown[@]} > lines)); then
+                shown=("${shown[@]:0:lines-1}" '... (the window is too low)')
+            fi
+            # No cursor, no wrapping; home, each line, then what is left below
+            # erased: no flicker.
+            printf -v frame '\033[K%s\r\n' "${shown[@]}"
+            printf '\033[?25l\033[?7l\033[H%s\033[J' "${frame%$'\r\n'}"
+        else
+            if [[ $begun == yes ]]; then say ''; fi
+            say "$now"
+        fi
+        begun=yes
         sleep 1
     done
+}
+
+show_cursor() {
+    if [[ -t 1 ]]; then printf '\033[?25h\033[?7h\n'; fi # and wrapping
 }
 
 # ---- the kit's folders ------------------------------------------------------
@@ -105,6 +149,36 @@ find_bin() {
             [[ $bin == /* ]] || bin=$kit_root/$bin
         fi
         bin+=/debug
+    fi
+}
+
+# ---- processes --------------------------------------------------------------
+
+# is_pids TEXT: process ids, commas between them.
+is_pids() { [[ $1 =~ ^[1-9][0-9]{0,9}(,[1-9][0-9]{0,9})*$ ]]; }
+
+# find_below PIDS: what these processes have started, and what that has started
+# -> `below`, process ids; without zombies and without this script.
+find_below() {
+    local stat line state parent pid more=yes
+    local -A parents=() known=()
+    below=()
+    for stat in /proc/[0-9]*/stat; do
+        { read -r line <"$stat"; } 2>/dev/null || continue # it has ended
+        read -r state parent _ <<<"${line##*) }"
+        if [[ $state != Z && ${line%% *} != "$$" ]]; then parents[${line%% *}]=$parent; fi
+    done
+    for pid in ${1//,/ }; do known[$pid]=yes; done
+    while [[ $more == yes ]]; do
+        more=no
+        for pid in "${!parents[@]}"; do
+            if [[ -z ${known[$pid]-} && -n ${known[${parents[$pid]}]-} ]]; then
+                known[$pid]=yes below+=("$pid") more=yes
+            fi
+        done
+    done
+    if ((${#below[@]} > 0)); then
+        mapfile -t below < <(printf '%s\n' "${below[@]}" | sort -n)
     fi
 }
 
@@ -146,10 +220,19 @@ port_command() {
     esac
 }
 
-# Runs `command` and prints what it listed, one row a socket.
-rows() {
-    local raw status=0
-    raw=$(
+# Lists all TCP and UDP sockets -> `command`
+all_command() {
+    case $from in
+    ss) command='ss -tuanopeH' ;;
+    netstat) command='netstat -tuanopeW' ;;
+    proc) command='grep -s : /proc/net/{tcp,udp}{,6}' ;;
+    esac
+}
+
+# Runs `command` and prints what it lists.
+listed() {
+    local status=0
+    (
         export LC_ALL=C # netstat translates its states
         if [[ $from == netstat ]]; then exec 2>/dev/null; fi
         eval "$command"
@@ -158,6 +241,16 @@ rows() {
     if ((status != 0)) && [[ $from != proc ]]; then
         fail "this failed: $command"
     fi
+}
+
+# Runs `command` and prints what it lists, one row a socket.
+rows() { rows_with ''; }
+
+# rows_with WORDS: the same for the lines that have one of WORDS, | between them.
+rows_with() {
+    local raw
+    raw=$(listed)
+    if [[ -n $1 ]]; then raw=$(grep -wE -- "$1" <<<"$raw") || true; fi
     if [[ -n $raw ]]; then "from_$from" <<<"$raw"; fi
 }
 

@@ -3,9 +3,14 @@
 #
 # Usage:    scripts/states.sh PORT             once
 #           scripts/states.sh PORT --watch     every second, until Ctrl-C
+#           scripts/states.sh --below PID [--watch]
 #
 # Shows each TCP and UDP socket with PORT at either end, LISTEN first. The
 # command behind the table stands above it, after `+`: type it yourself.
+# --below follows the ports of a program instead: those of all processes that
+# PID has started, such as a shell and the demo in it. A port stays in the
+# table while other sockets of these processes share it: so TIME-WAIT, which no
+# process has, is seen too. PID may be several, commas between them.
 #
 # Needs:    ss (package iproute2) or netstat (package net-tools). Without
 #           them it reads /proc/net, which knows less: `?` is "not known".
@@ -31,18 +36,21 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-take_port_and_watch "$@"
-
-# The terminal's size -> `lines` and `width`; 0 where there is none.
-measure() {
-    local size
-    lines=0 width=0
-    if [[ -t 1 ]]; then
-        { size=$(stty size <&3 2>/dev/null) || size='0 0'; } 3>&1
-        if [[ $size == '0 0' ]]; then size='24 80'; fi
-        lines=${size% *} width=${size#* }
+pids=''
+for ((at = 1; at <= $#; at++)); do
+    if [[ ${!at} == --below ]]; then
+        next=$((at + 1))
+        pids=${!next-}
+        is_pids "$pids" || usage "--below '$pids': that is no PID"
+        set -- "${@:1:at-1}" "${@:at+2}"
+        at=$#
     fi
-}
+done
+if [[ -z $pids ]]; then
+    take_port_and_watch "$@"
+else
+    take_port_and_watch 1 "$@" # no port of its own
+fi
 
 # Puts the rows in the order of a connection's life, UDP last, equal states by
 # address: the same order at each refresh.
@@ -106,11 +114,11 @@ wide_table() {
 
 legend() {
     if [[ $1 == yes ]]; then
-        say 'LISTEN: Rq wait for accept, Sq is the backlog
-others: Rq bytes not read (a FIN counts 1),
-        Sq bytes not acknowledged by the peer
-Rq Sq: Recv-Q Send-Q. States as ss writes them
-(ESTAB: ESTABLISHED); netstat has TIME_WAIT.'
+        say 'LISTEN: Rq wait for accept, Sq backlog
+others: Rq bytes not read (FIN: 1),
+        Sq bytes not acknowledged
+Rq Sq:  Recv-Q Send-Q. States as in ss
+        (ESTAB: ESTABLISHED)'
         return
     fi
     say 'LISTEN:   Recv-Q connections waiting for accept, Send-Q the backlog
@@ -121,20 +129,110 @@ Process:  - none has it (TIME-WAIT, or before accept), ? not known
 States as in RFC 9293; ss writes ESTAB, netstat ESTABLISHED and TIME_WAIT'
 }
 
+# With --below, each second: the processes that have sockets, and their ports
+# -> `holders`, `elsewhere` (those in a network namespace of their own), `ports`
+#
+# A new experiment has new ports. The old ones are forgotten when no socket that
+# the processes have now shares any of them.
+declare -A ports=()
+look() {
+    local links pid ours inode address held=() again=no
+    local -A inodes=()
+    [[ -n $pids ]] || return 0
+    find_below "$pids"
+    holders=() elsewhere=()
+    ours=$(readlink /proc/self/ns/net) || ours='?'
+    for pid in "${below[@]}"; do
+        links=$(readlink "/proc/$pid/ns/net" /proc/"$pid"/fd/* 2>/dev/null) || true
+        if [[ $links == net:* && ${links%%$'\n'*} != "$ours" ]]; then
+            elsewhere+=("$pid")
+        fi
+        if [[ $links == *socket:* ]]; then holders+=("$pid"); fi
+        while [[ $links =~ socket:\[([0-9]+)\](.*) ]]; do
+            inodes[${BASH_REMATCH[1]}]=yes links=${BASH_REMATCH[2]}
+        done
+    done
+    all_command
+    if ((${#inodes[@]} > 0)); then
+        address=${!inodes[*]}
+        while IFS=$'\t' read -r _ _ _ _ address _ _ _ inode; do
+            if [[ -n ${inodes[$inode]-} ]]; then
+                held+=("${address##*:}")
+            fi
+        done < <(rows_with "${address// /|}")
+    fi
+    for address in "${held[@]}"; do
+        if [[ -n ${ports[$address]-} ]]; then again=yes; fi
+    done
+    if ((${#held[@]} > 0)) && [[ $again == no ]]; then ports=(); fi
+    for address in "${held[@]}"; do
+        if [[ $address != '*' ]]; then ports[$address]=yes; fi
+    done
+}
+
+# The rows that have one of `ports`; /proc writes them in hexadecimal.
+with_ports() {
+    local proto state recvq sendq local_addr peer_addr rest words number
+    if ((${#ports[@]} == 0)); then return; fi
+    words=''
+    for number in "${!ports[@]}"; do
+        printf -v words '%s%d|%04X|' "$words" "$number" "$number"
+    done
+    while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr rest; do
+        if [[ -n ${ports[${local_addr##*:}]-} ||
+            -n ${ports[${peer_addr##*:}]-} ]]; then
+            row "$proto" "$state" "$recvq" "$sendq" "$local_addr" \
+                "$peer_addr" "$rest" # timer, process, inode
+        fi
+    done < <(rows_with "${words%|}")
+}
+
+# One line for the processes that --below found.
+tell_holders() {
+    local pid name line=''
+    for pid in "${holders[@]}"; do
+        { read -r name <"/proc/$pid/comm"; } 2>/dev/null || continue
+        line+=", $name/$pid"
+    done
+    line=${line#, }
+    if ((width > 0 && ${#line} > width)); then line="${line:0:width-3}..."; fi
+    say "${line:-no process has a socket}"
+}
+
+# The rows of a process in a network of its own: all of that network.
+rows_of() {
+    local from=proc command="grep -s : /proc/$1/net/{tcp,udp}{,6}"
+    rows
+}
+
 # All there is to see now.
 picture() {
-    local narrow=no found newline=$'\n' head
+    local narrow=no rows newline=$'\n' head pid
     if ((width > 0 && width < 80)); then narrow=yes; fi
-    if [[ $narrow == yes ]]; then
-        port_command "$port" ''
-        say "+ ${command/ | / |"$newline"    }"
-    else
-        port_command "$port"
+    if [[ -n $pids ]]; then
+        tell_holders
         say "+ $command"
+        rows=$(with_ports)
+        for pid in "${elsewhere[@]}"; do
+            say "(process $pid has a network of its own)"
+            rows+=$newline$(rows_of "$pid")
+        done
+        rows=$(sed '/^$/d' <<<"$rows" | LC_ALL=C sort -u | in_order)
+    else
+        if [[ $narrow == yes ]]; then
+            port_command "$port" ''
+            say "+ ${command/ | / |"$newline"    }"
+        else
+            port_command "$port"
+            say "+ $command"
+        fi
+        rows=$(rows | in_order)
     fi
     tell_source
-    found=$(rows | in_order)
-    if [[ -z $found ]]; then
+    if [[ -z $rows && -n $pids ]]; then
+        say 'no socket has a port'
+        return
+    elif [[ -z $rows ]]; then
         say "no socket has port $port"
         return
     fi
@@ -142,48 +240,17 @@ picture() {
     if ((width > 0 && width < 100)); then
         head='- State Rq Sq Local Peer Timer Process'
     fi
-    found=${head// /$'\t'}$newline$found
+    rows=${head// /$'\t'}$newline$rows
     if [[ $narrow == yes ]]; then
         narrow_table
     else
         wide_table
-    fi <<<"$found"
+    fi <<<"$rows"
     say ''
     legend "$narrow"
 }
 
-cleanup() {
-    if [[ -t 1 ]]; then printf '\033[?25h\033[?7h\n'; fi # cursor, wrapping
-}
-
 find_source
-measure
-if [[ $watch == no ]]; then
-    now=$(picture)
-    say "$now"
-    exit 0
-fi
-
-trap 'exit 0' INT TERM
-trap cleanup EXIT
-first=yes
-while :; do
-    measure
-    now=$(picture)
-    if [[ -t 1 ]]; then
-        now="port $port at $(date +%T)  (Ctrl-C ends)"$'\n'$now
-        mapfile -t shown <<<"$now"
-        if ((${#shown[@]} > lines)); then
-            shown=("${shown[@]:0:lines-1}" '... (the window is too low)')
-        fi
-        # No cursor, no wrapping; home, each line, then what is left below
-        # erased: no flicker.
-        printf -v frame '\033[K%s\r\n' "${shown[@]}"
-        printf '\033[?25l\033[?7l\033[H%s\033[J' "${frame%$'\r\n'}"
-    else
-        if [[ $first == no ]]; then say ''; fi
-        say "$now"
-    fi
-    first=no
-    sleep 1
-done
+head=''
+if [[ -z $pids ]]; then head="port $port"; fi
+show_picture "$head"

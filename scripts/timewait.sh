@@ -43,7 +43,13 @@ picture() {
         return
     fi
     LC_ALL=C sort -n <<<"${found%$'\n'}" | cut -f 2-
+    say ''
+    say "left:       until the kernel forgets it; it began at 60 s
+holds:      port $port is the local port, this end closed first: bind needs
+            SO_REUSEADDR in both runs, or must wait
+elsewhere:  port $port is the peer's: the other end closed first
+No process has a TIME-WAIT. ss writes TIME-WAIT, netstat TIME_WAIT"
 }
 
 find_source
-show_picture
+show_picture "port $port"

@@ -2,11 +2,12 @@
 # verify-lecture.sh - does every claim of the lecture end on this machine as
 # the kit says it does?
 #
-# Usage:    scripts/verify-lecture.sh              builds, then plays
-#           scripts/verify-lecture.sh --bin DIR    programs in DIR, no build
+# Usage:    scripts/verify-lecture.sh [LAB...]             builds, then plays
+#           scripts/verify-lecture.sh [LAB...] --bin DIR   programs in DIR, no
+#                                                          build
 #
-# Plays the demo of every lab (each folder labs/lab*), at most 120 s each, and
-# counts the verdicts.
+# Plays the demo of every lab (each folder labs/lab*), or of those named (7, 07
+# or lab07-multiclient), at most 120 s each, and counts the verdicts.
 #
 # Needs:    cargo, unless --bin is given, and timeout (package coreutils).
 #           No root.
@@ -25,29 +26,35 @@ set -euo pipefail
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
 limit=120 # seconds for one demo
-bin=''
+bin='' labs=()
 while (($#)); do
     case $1 in
     -h | --help) help ;;
     --bin)
-        [[ -d ${2-} ]] || usage "--bin ${2-}: there is no such folder"
-        bin=$(CDPATH='' cd -- "$2" && pwd)
+        take_bin "${2-}"
         shift
         ;;
-    *) usage "there is no option $1" ;;
+    -*) usage "there is no option $1" ;;
+    *)
+        find_lab "$1"
+        labs+=("$lab")
+        ;;
     esac
     shift
 done
 
-labs=()
-for folder in "$kit_root"/labs/lab*/; do
-    if [[ -d $folder ]]; then labs+=("$(basename -- "$folder")"); fi
-done
+build='cargo build -q --workspace --bins'
+if ((${#labs[@]} > 0)); then
+    build="cargo build -q$(printf ' -p %s' "${labs[@]}")"
+else
+    for folder in "$kit_root"/labs/lab*/; do
+        if [[ -d $folder ]]; then labs+=("$(basename -- "$folder")"); fi
+    done
+fi
 ((${#labs[@]} > 0)) || fail "there is no lab in $kit_root/labs"
 
 if [[ -z $bin ]]; then
     have cargo || fail 'cargo is not installed' 'scripts/check.sh'
-    build='cargo build -q --workspace --bins'
     say "+ $build"
     (cd -- "$kit_root" && eval "$build") || fail 'the labs do not build'
     find_bin

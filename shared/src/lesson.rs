@@ -64,6 +64,10 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
     let mut screen = Screen::new();
     if args.list {
         chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
+        for Need { what, provided_by, .. } in lesson.needs.iter().filter(|need| !(need.met)()) {
+            let missing = format!("{what}; missing here, so they are skipped: {provided_by}");
+            screen.line(screen.hang("all need ", &missing));
+        }
         return Ok(ExitCode::SUCCESS);
     }
     if args.predict && !stdin().is_terminal() {
@@ -87,18 +91,20 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
             Some(need) => (Verdict::skipped(need), None),
             None => stage.play_one(number, experiment),
         };
-        if let (Some(file), true) = (&args.record, verdict.outcome != NOT_PLAYED) {
+        let quit = key == Some('q');
+        // Quit at its question: it is still to be played.
+        if let (Some(file), false) = (&args.record, quit && verdict.outcome == NOT_PLAYED) {
             record(file, lesson.lab, experiment.id, &verdict)?;
         }
         board.push((number, experiment, verdict));
-        if key == Some('q') {
+        if quit {
             break;
         }
     }
     if let Some(no_input) = stage.without_input() {
         return Ok(usage(lesson.lab, no_input));
     }
-    if board.len() > 1 || missing.is_some() {
+    if board.len() > 1 || board.len() == lesson.experiments.len() || missing.is_some() {
         scoreboard(&mut stage.screen, &board);
         lesson.next.iter().for_each(|(label, command)| stage.screen.line(format_args!("{label:<LABEL$}{command}")));
     }

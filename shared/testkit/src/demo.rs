@@ -4,6 +4,7 @@ use std::{
     env, fs,
     net::TcpListener,
     os::{fd::AsRawFd, unix::process::ExitStatusExt},
+    path::{Path, PathBuf},
     process::Command,
 };
 
@@ -29,7 +30,25 @@ pub struct Demo {
 impl Demo {
     /// Plays all experiments of a lab.
     pub fn play(binary: &str) -> Demo {
-        Demo { binary: binary.into(), finished: run(Command::new(binary).arg("demo")) }
+        let demo = Demo { binary: binary.into(), finished: run(Command::new(binary).arg("demo")) };
+        let (kept, own) = (kept(binary), kept(&format!("{binary}.{}", std::process::id())));
+        // Renamed, so that nobody reads half of it. Where the folder takes no file, the next reader plays again.
+        let _ = fs::create_dir_all(kept.parent().unwrap());
+        let _ = fs::write(&own, &demo.finished.stdout).and_then(|()| fs::rename(&own, kept));
+        demo
+    }
+
+    /// What the demo printed when it was last played by a test, if the binary is not newer; else plays it now.
+    ///
+    /// # Panics
+    /// There is no such binary.
+    pub fn last_output(binary: &str) -> String {
+        let changed = |path: &Path| fs::metadata(path).and_then(|file| file.modified());
+        let built = changed(Path::new(binary)).unwrap();
+        let kept = kept(binary);
+        let fresh = changed(&kept).is_ok_and(|played| played >= built);
+        let output = if fresh { fs::read_to_string(kept).ok() } else { None };
+        output.unwrap_or_else(|| Demo::play(binary).finished.stdout)
     }
 
     /// Each experiment's name and verdict, read from the scoreboard.
@@ -65,6 +84,12 @@ impl Demo {
         let scoreboard = stdout.lines().skip_while(|line| *line != "scoreboard").count();
         assert!((1..=24).contains(&scoreboard), "a scoreboard of {scoreboard} lines");
     }
+}
+
+/// Where the output of a demo is kept for the tests of the kit as a whole, so that no demo is played twice for them.
+fn kept(binary: &str) -> PathBuf {
+    let (folder, name) = binary.rsplit_once('/').unwrap();
+    Path::new(folder).join("demos").join(name)
 }
 
 /// The rules of the command line that hold in every lab; `role` are arguments of one that runs until Ctrl-C, and `ready`
@@ -241,22 +266,39 @@ pub fn assert_sheet_quotes_a_run(lab: &str, demo: &Demo) {
     }
     let shown = run(Command::new(&demo.binary).args(["sheet", "--all"])).stdout;
     assert!(shown.starts_with(&format!("# {lab}\n")) && !shown.contains("<details>"), "{shown}");
-    let printed: Vec<String> = demo.finished.stdout.lines().map(without_digits).collect();
-    let mut quoted = 0;
-    for block in sheet.split("```text\n").skip(1) {
-        for line in block.split("```").next().unwrap().lines().filter(|line| !line.is_empty()) {
-            assert!(
-                printed.contains(&without_digits(line)),
-                "the sheet quotes a line no run prints ({UPDATE_SHEET}=1 mends it): {line}"
-            );
-            quoted += 1;
-        }
-    }
+    let quoted = assert_quoted_lines_are_in(&demo.finished.stdout, &sheet);
     assert!(quoted >= 5, "the sheet of {lab} quotes only {quoted} lines of output");
     for title in can_be_skipped(&demo.binary) {
         let recorded = sheet.contains(&format!("```text\n{title}\n"));
         assert!(recorded, "'{title}' can be skipped, and the sheet has no run of it ({UPDATE_SHEET}=1 puts it there)");
     }
+}
+
+/// Guards the run that README.md quotes, as [`assert_sheet_quotes_a_run`] guards a sheet.
+///
+/// # Panics
+/// README.md quotes nothing, or a line that the demo does not print.
+pub fn assert_readme_quotes_a_run(binary: &str) {
+    let output = Demo::last_output(binary);
+    let path = root().join("README.md");
+    let mut readme = fs::read_to_string(&path).unwrap();
+    if env::var_os(UPDATE_SHEET).is_some() {
+        readme = with_output(&readme, &output, &[]);
+        fs::write(&path, &readme).unwrap();
+    }
+    assert!(assert_quoted_lines_are_in(&output, &readme) >= 5, "README.md quotes no run");
+}
+
+/// Each line between "```text" and "```" was printed, digits aside; how many there are.
+fn assert_quoted_lines_are_in(output: &str, text: &str) -> usize {
+    let printed: Vec<String> = output.lines().map(without_digits).collect();
+    let blocks = text.split("```text\n").skip(1).map(|block| block.split("```").next().unwrap());
+    let quoted: Vec<&str> = blocks.flat_map(str::lines).filter(|line| !line.is_empty()).collect();
+    for line in &quoted {
+        let found = printed.contains(&without_digits(line));
+        assert!(found, "a quoted line that no run prints ({UPDATE_SHEET}=1 mends it): {line}");
+    }
+    quoted.len()
 }
 
 /// The titles of the experiments that need something, and so can be skipped: `3 * name`.

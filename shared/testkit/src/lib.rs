@@ -27,7 +27,7 @@ use nix::{
 
 pub use demo::{
     Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
-    assert_privileged_port_is_refused, assert_sheet_quotes_a_run,
+    assert_privileged_port_is_refused, assert_readme_quotes_a_run, assert_sheet_quotes_a_run,
 };
 pub use kernel::{NotSeen, wait_until};
 pub use shared::Role;
@@ -101,6 +101,35 @@ fn read_all(from: &mut impl Read) -> String {
 /// The top of the checkout.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap().into()
+}
+
+/// The names of all labs.
+///
+/// # Panics
+/// There is none.
+pub fn labs() -> Vec<String> {
+    let folders = fs::read_dir(root().join("labs")).unwrap();
+    let mut labs: Vec<_> = folders.map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned()).collect();
+    assert!(!labs.is_empty());
+    labs.sort();
+    labs
+}
+
+/// The folder with the programs of all labs, built if they are not yet.
+///
+/// # Panics
+/// They do not build.
+pub fn built() -> PathBuf {
+    let test = env::current_exe().unwrap();
+    let [folder, target] = [2, 3].map(|up| test.ancestors().nth(up).unwrap()); // target/debug/deps/TEST
+    let mut build = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    build.current_dir(root()).args(["build", "--quiet", "--workspace", "--bins", "--target-dir"]).arg(target);
+    if folder.ends_with("release") {
+        build.arg("--release");
+    }
+    let status = build.stdin(Stdio::null()).status().unwrap();
+    assert!(status.success(), "{build:?}: {status}");
+    folder.into()
 }
 
 /// True if PATH has this program.
