@@ -136,8 +136,11 @@ pub fn other_word(stage: &mut Stage) -> Result<Verdict> {
             _ => Server::Silent,
         };
     }
-    stage.server(server.line_with(&format!("[{client_addr}] still"))?);
     stage.kernel([("client", client), ("server", client.other_end())])?;
+    if observed != Server::Stays {
+        return stage.verdict(question, observed, "the connection has ended with another word");
+    }
+    stage.server(server.line_with(&format!("[{client_addr}] still"))?);
 
     let sent = send(client_fd, &framed("!DISCONNECT"), MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, 75) = {}  header and \"!DISCONNECT\"", returned(&sent)));
