@@ -12,7 +12,7 @@ use std::{
 
 use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{Demo, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab14-length-header");
@@ -254,9 +254,12 @@ fn a_client_that_is_slow_or_never_reads_is_dropped_at_the_stated_limit() {
     assert_eq!(last_words(&mut slow), "Error: too slow");
     server.wait_for("a message was not whole in time: 2 bytes of header and text\n").unwrap();
     // Between two messages nobody has to hurry; see also the one who never takes an answer.
-    let mut deaf = let_in(&mut server, addr);
+    let deaf = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    deaf.set_recv_buffer_size(1).unwrap(); // the least the kernel grants: few answers fill it
+    deaf.connect(&addr.into()).unwrap();
+    let mut deaf = TcpStream::from(deaf);
     deaf.set_nonblocking(true).unwrap();
-    let many = framed(b"x").repeat(1000);
+    let many = framed(b"x").repeat(100);
     wait_until("the server to give up", LIMIT, || {
         let _ = deaf.write(&many); // EAGAIN once both buffers are full
         Ok(server.printed().contains("did not take its answer in time").then_some(()))
