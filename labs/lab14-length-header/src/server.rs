@@ -34,8 +34,10 @@ pub struct Hall {
     /// How long a message that has begun, or an answer, may take.
     pub patience: Duration,
     max_clients: usize,
-    /// Handlers that run now.
+    /// Clients that are served now.
     active: AtomicUsize,
+    /// Clients that are told now why they are not.
+    refused: AtomicUsize,
 }
 
 impl Hall {
@@ -54,6 +56,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         patience: Duration::from_secs(args.patience.into()),
         max_clients: args.max_clients.into(),
         active: AtomicUsize::new(0),
+        refused: AtomicUsize::new(0),
     };
     let mut pause = Pause::new(args.pause, &hall.stop);
     let mut screen = Screen::new();
@@ -126,17 +129,17 @@ pub fn run(args: &ServerArgs) -> Result<()> {
 
 /// A client's thread, from its first line of output to its last.
 fn handle(conn_sock: Socket, peer_addr: SocketAddr, naive: bool, hall: &Hall) {
-    let active = hall.active.fetch_add(1, Ordering::SeqCst) + 1;
-    if active > hall.max_clients {
+    let one_more = |active| (active < hall.max_clients).then_some(active + 1);
+    let Ok(active) = hall.active.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more) else {
         hall.say(format_args!("[REFUSED] {peer_addr}: {} clients are served", hall.max_clients));
-        if active <= hall.max_clients + TOLD_LIMIT {
+        if hall.refused.fetch_add(1, Ordering::SeqCst) < TOLD_LIMIT {
             connection::refuse(&conn_sock, hall);
         }
         drop(conn_sock); // close(2)
-        hall.active.fetch_sub(1, Ordering::SeqCst);
+        hall.refused.fetch_sub(1, Ordering::SeqCst);
         return;
-    }
-    hall.say(format_args!("[NEW CONNECTION] {peer_addr} connected.\n[ACTIVE CONNECTIONS] {active}"));
+    };
+    hall.say(format_args!("[NEW CONNECTION] {peer_addr} connected.\n[ACTIVE CONNECTIONS] {}", active + 1));
     let end = match naive {
         true => naive::converse(&conn_sock, peer_addr, hall),
         false => connection::converse(&conn_sock, peer_addr, hall).to_string(),
