@@ -194,7 +194,9 @@ fn classroom_sets_out_both_hosts_and_the_cable_has_its_own_pane() {
     shows(2, "Local end-point is bound to 10.0.0.2:");
     shows(3, "ESTAB       0  0");
     types(0, "unplug");
-    shows(0, "+ A: ip link set eth0 down");
+    shows(0, "+ A: ip link set eth0 down"); // the command stands there before it has run
+    types(0, "status");
+    shows(0, "A  10.0.0.1  link down");
     types(2, "hello");
     shows(2, "ESTABLISHED, Send-Q 6, sent again");
     shows(3, "ESTAB       0  6");

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context, Result};
 use kernel::hosts::HOSTS;
-use kernel::need::{BUFFERS, LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, setsockopt},
@@ -29,7 +29,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends run in this one process",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "cut",
