@@ -175,17 +175,20 @@ forbidden() {
     fail 'this machine allows no user namespace' 'unshare -Urn true'
 }
 
-# run A|B COMMAND...: ends with this script, also with kill -9; Ctrl-C is for
-# the program, nsenter only waits for it.
+# run A|B COMMAND...: what it runs ends with it, also with kill -9. With -F
+# nsenter starts no process of its own; bash does, and is not ended by the
+# Ctrl-C that is for the program.
 run() {
     take_host "${1-}"
     shift
     (($# > 0)) || usage 'run what?'
-    trap '' INT
     # shellcheck disable=SC2016 # it is for that bash
-    exec nsenter --preserve-credentials -t "$pid" -U -n -p -m \
-        env --default-signal=INT setpriv --pdeathsig KILL \
-        bash -c 'cd -- "$0" && exec "$@"' "$PWD" "$@"
+    exec nsenter -F --preserve-credentials -t "$pid" -U -n -p -m bash -c '
+        cd -- "$0"
+        trap : INT
+        setpriv --pdeathsig KILL "$@"
+        exit $?
+    ' "$PWD" "$@"
 }
 
 status() {

@@ -100,10 +100,13 @@ impl<'a, 'b> Talk<'a, 'b> {
             if ready[1].intersects(!PollFlags::POLLOUT) {
                 self.hear();
             }
-            if ready.get(2).is_some_and(|events| !events.is_empty()) {
+            let typed = ready.get(2).is_some_and(|events| !events.is_empty());
+            if typed {
                 *reads_input = self.input()?;
             }
-            self.flush();
+            if typed || ready[1].contains(PollFlags::POLLOUT) {
+                self.flush();
+            }
             if !*reads_input && at_end == AtEnd::CloseSending && self.unsent.is_empty() && !shut {
                 self.pause.before(self.screen, format_args!("shutdown({fd}, SHUT_WR)"));
                 let _ = self.sock.shutdown(Shutdown::Write); // ENOTCONN: the peer is gone already
