@@ -280,10 +280,10 @@ busy() {
 
 open_or_over() { port_held || ! busy "${program_panes[0]}"; }
 
-# The same on host A -> `holder`
+# Who listens on host A -> `holder`
 open_on_a() {
-    holder=$("$kit_root/scripts/$hosts" run A "$kit_root/scripts/states.sh" "$port" |
-        grep '^LISTEN') || ! busy "${program_panes[1]}"
+    holder=$("$kit_root/scripts/$hosts" run A "$kit_root/scripts/states.sh" \
+        "$port" | grep '^LISTEN')
 }
 
 hosts_up() { "$kit_root/scripts/$hosts" status >/dev/null 2>&1; }

@@ -176,14 +176,14 @@ forbidden() {
 }
 
 # run A|B COMMAND...: what it runs ends with it, also with kill -9. With -F
-# nsenter starts no process of its own; bash does, and is not ended by the
-# Ctrl-C that is for the program.
+# nsenter starts no process of its own; sh does, and is not ended by the Ctrl-C
+# that is for the program.
 run() {
     take_host "${1-}"
     shift
     (($# > 0)) || usage 'run what?'
-    # shellcheck disable=SC2016 # it is for that bash
-    exec nsenter -F --preserve-credentials -t "$pid" -U -n -p -m bash -c '
+    # shellcheck disable=SC2016 # it is for that sh
+    exec nsenter -F --preserve-credentials -t "$pid" -U -n -p -m sh -c '
         cd -- "$0"
         trap : INT
         setpriv --pdeathsig KILL "$@"

@@ -45,16 +45,19 @@ struct Scene {
 
 /// Plays one experiment.
 pub fn run(experiment: &str, outside: &str) -> Result<()> {
-    let mut scene = Scene { hosts: Hosts::new(outside)?, screen: Screen::new() };
-    scene.screen.line("ready");
-    let played = match experiment {
-        "link-down" => link_down(&mut scene),
-        "moved" => moved(&mut scene),
-        "gone" => gone(&mut scene),
-        other => bail!("no experiment {other} on two hosts"),
-    };
+    let mut screen = Screen::new();
+    let played = Hosts::new(outside).and_then(|hosts| {
+        screen.line("ready");
+        let scene = &mut Scene { hosts, screen: Screen::new() };
+        match experiment {
+            "link-down" => link_down(scene),
+            "moved" => moved(scene),
+            "gone" => gone(scene),
+            other => bail!("no experiment {other} on two hosts"),
+        }
+    });
     if let Err(error) = &played {
-        scene.say("failed", format_args!("{error:#}"));
+        screen.line(format_args!("failed\t{error:#}")); // nobody sees standard error: namespace::command
     }
     played
 }
