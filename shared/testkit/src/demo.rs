@@ -1,8 +1,16 @@
 //! What holds for every lab's demo.
 
-use std::{env, fs, net::TcpListener, os::unix::process::ExitStatusExt, process::Command};
+use std::{
+    env, fs,
+    net::TcpListener,
+    os::{fd::AsRawFd, unix::process::ExitStatusExt},
+    process::Command,
+};
 
-use nix::sys::signal::Signal;
+use nix::sys::{
+    signal::Signal,
+    socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname},
+};
 
 use crate::{Finished, Role, TempDir, Terminal, as_ordinary_account, failed, root, run, signal, skip_without};
 
@@ -185,7 +193,10 @@ pub fn assert_addresses_are_refused(binary: &str, binds: &str, connects: &str) {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     refused(binds, &addr, &format!("bind {addr}: EADDRINUSE (98) Address already in use"));
-    drop(taken);
+    // Bound and not listening: nobody else can take this port meanwhile.
+    let silent = nix::sys::socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(silent.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let addr = getsockname::<SockaddrIn>(silent.as_raw_fd()).unwrap().to_string();
     refused(connects, &addr, &format!("connect {addr}: ECONNREFUSED (111) Connection refused"));
     for (role, text) in [(binds, "77777"), (connects, "127.0.0.1:65536")] {
         let (code, stderr) = failed(Command::new(binary).args([role, text]));
