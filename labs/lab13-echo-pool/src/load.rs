@@ -12,12 +12,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, bail, ensure};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
 };
-use shared::{At, Screen, Stop};
+use shared::{At, CallError, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
 use crate::LoadArgs;
@@ -38,11 +38,11 @@ struct Tally {
     resets: AtomicUsize,
     /// How long each echo took.
     latencies: Mutex<Vec<Duration>>,
-    failures: Mutex<Vec<String>>,
+    failures: Mutex<Vec<Error>>,
 }
 
 impl Tally {
-    fn fail(&self, why: String) {
+    fn fail(&self, why: Error) {
         self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(why);
     }
 }
@@ -61,7 +61,7 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
             let (tally, stop) = (&tally, &stop);
             let client = move || {
                 let resets = args.resets && number % RESETS_ONE_OF == RESETS_ONE_OF - 1;
-                client(number, args, resets, end, tally, stop).unwrap_or_else(|error| tally.fail(format!("{error:#}")));
+                client(number, args, resets, end, tally, stop).unwrap_or_else(|error| tally.fail(error));
             };
             clients.push(thread::Builder::new().spawn_scoped(scope, client).context("no more threads: ulimit -u")?);
         }
@@ -78,11 +78,14 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
     let seconds = start.elapsed().as_secs_f64();
     drop(silent); // close(2)
 
-    let failures = tally.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut failures = tally.failures.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut latencies = tally.latencies.into_inner().unwrap_or_else(PoisonError::into_inner);
     latencies.sort_unstable();
     let at = |share: f64| latencies.get((latencies.len() as f64 * share) as usize).copied().unwrap_or_default();
     let echoes = latencies.len();
+    if echoes == 0 && failures.first().is_some_and(|error| error.downcast_ref().is_some_and(is_connect)) {
+        return Err(failures.remove(0)); // nobody is there: an error like any client's, with its hint
+    }
     screen.line(format_args!(
         "{echoes} echoes in {seconds:.2} s, all as sent: {:.0} a second, median {:.3} ms, 99 % {:.3} ms",
         echoes as f64 / seconds,
@@ -90,8 +93,12 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
         at(0.99).as_secs_f64() * 1e3,
     ));
     screen.line(format_args!("{} resets, {} echoes lost", tally.resets.load(Ordering::Relaxed), failures.len()));
-    failures.iter().take(5).for_each(|failure| screen.line(format_args!("lost: {failure}")));
+    failures.iter().take(5).for_each(|failure| screen.line(format_args!("lost: {failure:#}")));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn is_connect(error: &CallError) -> bool {
+    error.call == "connect"
 }
 
 /// One client: its requests, one after the other.

@@ -25,7 +25,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
-    setting: "the servers run as processes of their own",
+    setting: "each server is a process of its own",
     needs: &[LOOPBACK, PORTS, BACKLOGS],
     experiments: &[
         Experiment {
