@@ -112,7 +112,7 @@ up() {
     done
     have ip || fail 'ip is not installed' 'sudo apt install iproute2'
     if find_hosts; then fail "the two hosts are up already" "$0 down"; fi
-    unshare -Urn true 2>/dev/null || forbidden
+    unshare -Urn ip link set lo up 2>/dev/null || forbidden
 
     # Each of the two dies with its parent: unshare with this script, process 1
     # of the hosts with unshare; and with process 1 all that runs there.
@@ -172,7 +172,8 @@ forbidden() {
                 "sudo sysctl -w $setting=$allows"
         fi
     done
-    fail 'this machine allows no user namespace' 'unshare -Urn true'
+    fail 'this machine allows no user namespace' \
+        'unshare -Urn ip link set lo up'
 }
 
 # run A|B COMMAND...: what it runs ends with it, also with kill -9. With -F
