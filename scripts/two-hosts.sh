@@ -161,7 +161,7 @@ obey() {
 
 # Names the setting that forbids user namespaces.
 forbidden() {
-    local setting
+    local setting forbids allows
     for setting in kernel.apparmor_restrict_unprivileged_userns:1:0 \
         kernel.unprivileged_userns_clone:0:1 user.max_user_namespaces:0:1000 \
         user.max_net_namespaces:0:1000; do
