@@ -87,12 +87,14 @@ holder='
     mount -t proc proc /proc 2>/dev/null || true
     told() {
         echo "+ $1: ${*:2}"
-        if [[ $1 == A ]]; then "${@:2}"; else nsenter -t "$b" -n "${@:2}"; fi
+        if [[ $1 == A ]]; then "${@:2}"; else nsenter -t "$there" -n "${@:2}"; fi
     }
-    exec {ready}< <(exec unshare -n bash -c \
-        "echo ready; exec -a \"\$0\" sleep infinity >/dev/null" "$name_b")
+    # Its number here, and the one that /proc has, be it of outside.
+    exec {said}< <(exec unshare -n bash -c "
+        read -r own _ </proc/self/stat; echo \$own
+        exec -a \"\$0\" sleep infinity >/dev/null" "$name_b")
     b=$!
-    read -r _ <&"$ready"
+    read -r there <&"$said"
     told A ip link add eth0 type veth peer name eth0 netns "$b"
     for host in A B; do
         address=address_${host,}
@@ -127,6 +129,10 @@ up() {
         say "$line"
     done
     [[ ${line-} == ready ]] || fail 'the hosts cannot be made; see above'
+    until find_hosts; do # they take their names only now
+        kill -0 "$holder_pid" 2>/dev/null || fail 'the hosts are gone again'
+        sleep 0.02
+    done
     say "the two hosts are up: A is $address_a, B is $address_b"
     say "in another terminal:  scripts/two-hosts.sh run A cargo lab12 server" \
         "$address_a"
@@ -136,12 +142,11 @@ up() {
     if [[ -t 0 ]]; then say 'here, too:            unplug, unplug B, plug, status'; fi
     say 'Ctrl-C ends both hosts and all that runs on them'
     while kill -0 "$holder_pid" 2>/dev/null; do
-        if [[ -t 0 ]]; then
-            read -r -t 1 line || continue
-            obey "$line"
-        else
-            # Ends with the last process on the hosts, or with a signal.
-            read -r -t 3600 _ <&"$lines" || [[ $? -gt 128 ]] || break
+        # -t 0 only asks; a read that gives up in the middle could lose a line.
+        if [[ -t 0 ]] && read -r -t 0; then
+            if read -r line; then obey "$line"; fi
+        else # the hosts end: end of file
+            read -r -t 0.5 _ <&"$lines" || (($? > 128)) || break
         fi
     done
     trap - EXIT

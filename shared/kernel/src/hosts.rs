@@ -4,6 +4,7 @@
 //! ends of a connection between the two hosts.
 
 use std::fs::File;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
@@ -41,7 +42,7 @@ impl Hosts {
     pub fn new(outside: &str) -> Result<Hosts> {
         namespace::ensure_private(outside)?;
         let hosts = Hosts { a: new_host()?, b: new_host()? };
-        let b = format!("/proc/{}/fd/{}", std::process::id(), std::os::fd::AsRawFd::as_raw_fd(&hosts.b));
+        let b = format!("/proc/{}/fd/{}", std::process::id(), hosts.b.as_raw_fd());
         hosts.ip(Host::A, &format!("link add {DEVICE} type veth peer name {DEVICE} netns {b}"))?;
         for (host, addr) in [(Host::A, "10.0.0.1/24"), (Host::B, "10.0.0.2/24")] {
             hosts.ip(host, "link set lo up")?;
@@ -103,22 +104,22 @@ fn allowed(name: &str, forbids: u64) -> bool {
 /// For an experiment with two hosts; the first that is not met names what forbids them.
 pub const HOSTS: [Need; 4] = [
     Need {
-        what: "two hosts: user namespaces for ordinary accounts (kernel.apparmor_restrict_unprivileged_userns)",
+        what: "two hosts: kernel.apparmor_restrict_unprivileged_userns=0",
         provided_by: "sysctl -w kernel.apparmor_restrict_unprivileged_userns=0",
         met: || allowed("kernel/apparmor_restrict_unprivileged_userns", 1),
     },
     Need {
-        what: "two hosts: user namespaces for ordinary accounts (kernel.unprivileged_userns_clone)",
+        what: "two hosts: kernel.unprivileged_userns_clone=1",
         provided_by: "sysctl -w kernel.unprivileged_userns_clone=1",
         met: || allowed("kernel/unprivileged_userns_clone", 0),
     },
     Need {
-        what: "two hosts: room for namespaces (user.max_user_namespaces, user.max_net_namespaces)",
+        what: "two hosts: room for namespaces (user.max_user_namespaces)",
         provided_by: "sysctl -w user.max_user_namespaces=1000 user.max_net_namespaces=1000",
         met: || allowed("user/max_user_namespaces", 0) && allowed("user/max_net_namespaces", 0),
     },
     Need {
-        what: "two hosts: namespaces of its own and a veth pair (unshare -Urn, ip link add type veth)",
+        what: "two hosts: a namespace and a veth pair (unshare -Urn, ip)",
         provided_by: "apt-get install util-linux iproute2; modprobe veth; a container must allow unshare",
         met: possible,
     },

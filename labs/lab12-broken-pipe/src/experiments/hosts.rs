@@ -1,4 +1,4 @@
-//! Two hosts and a cable: the questions. What is then done on the hosts stands in on_hosts.rs.
+//! Two hosts and a cable: the questions. What is then done on the hosts stands below on_hosts/.
 
 use std::time::Duration;
 

@@ -2,6 +2,7 @@
 
 mod ends;
 mod hosts;
+mod limits;
 mod loss;
 mod silence;
 
@@ -65,7 +66,7 @@ pub const LESSON: Lesson = Lesson {
             claim: "A connection without traffic sends keep-alives, so each end knows that the other is there.",
             source: "notes ch.2, TCP socket, event Status",
             needs: &[SMALL_TTL],
-            play: silence::who_learns,
+            play: limits::who_learns,
         },
         Experiment {
             id: "new-connect",

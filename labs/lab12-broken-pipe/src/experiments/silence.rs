@@ -1,19 +1,13 @@
-//! The cable is out, and nobody says so.
+//! The cable is out, nobody says so, and the kernel tries again.
 
-use std::{
-    os::fd::{AsFd, AsRawFd},
-    time::Duration,
-};
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use kernel::{Counters, Pair, Patience, Row, State, tcp_socket, tcp_sockets, wait_until};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{
-        MsgFlags, send, setsockopt,
-        sockopt::{KeepAlive, TcpKeepCount, TcpKeepIdle, TcpKeepInterval, TcpUserTimeout},
-    },
+    sys::socket::{MsgFlags, send},
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
@@ -23,9 +17,6 @@ use crate::cable::{CUT, MENDED, repeats};
 
 /// So often the retransmission timer expires, and doubles, before the cable is plugged in again.
 const EXPIRED: u8 = 2;
-/// So long four programs wait for news: probes end after 2 s, the user timeout after about 1.4 s.
-const NEWS_LIMIT: Duration = Duration::from_millis(2500);
-const USER_TIMEOUT_MS: u32 = 1000;
 
 pub fn cut(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
@@ -134,75 +125,6 @@ fn repeated(stage: &mut Stage, sock: &Socket, events: PollFlags, is_sender: impl
             shown = Patience::new(LIMIT);
         }
     }
-}
-
-pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
-    let pairs = [connected_pair()?, connected_pair()?, connected_pair()?, connected_pair()?];
-    let [idle, probing, sender, limited] = &pairs;
-    let named = [("idle", idle), ("probing", probing), ("sender", sender), ("limited", limited)];
-
-    let fd = probing.0.as_raw_fd();
-    setsockopt(&probing.0, KeepAlive, &true).at("setsockopt SO_KEEPALIVE", "")?;
-    stage.say("probing", format_args!("setsockopt({fd}, SOL_SOCKET, SO_KEEPALIVE, [1]) = 0"));
-    setsockopt(&probing.0, TcpKeepIdle, &1).at("setsockopt TCP_KEEPIDLE", "")?; // seconds; else 7200
-    stage.say("probing", format_args!("setsockopt({fd}, SOL_TCP, TCP_KEEPIDLE, [1]) = 0"));
-    setsockopt(&probing.0, TcpKeepInterval, &1).at("setsockopt TCP_KEEPINTVL", "")?; // seconds; else 75
-    stage.say("probing", format_args!("setsockopt({fd}, SOL_TCP, TCP_KEEPINTVL, [1]) = 0"));
-    setsockopt(&probing.0, TcpKeepCount, &1).at("setsockopt TCP_KEEPCNT", "")?; // else 9
-    stage.say("probing", format_args!("setsockopt({fd}, SOL_TCP, TCP_KEEPCNT, [1]) = 0"));
-    let fd = limited.0.as_raw_fd();
-    setsockopt(&limited.0, TcpUserTimeout, &USER_TIMEOUT_MS).at("setsockopt TCP_USER_TIMEOUT", "")?;
-    stage.say("limited", format_args!("setsockopt({fd}, SOL_TCP, TCP_USER_TIMEOUT, [{USER_TIMEOUT_MS}]) = 0"));
-    for (label, (client_sock, _)) in named {
-        let timer = tcp_socket(Pair::of(client_sock)?)?.context("no row")?.timer;
-        let timer = timer.map_or("none".into(), |timer| format!("{:.1} s, keepalive", timer.as_secs_f64()));
-        stage.say("kernel", format_args!("{label}: timer {timer}"));
-    }
-
-    let question = stage.ask(
-        "All four cables are cut. 'sender' and 'limited' send a byte, all four wait in poll. Who is told within 2.5 s?",
-        [
-            ("all four, and at once", [true; 4]),
-            ("sender and limited: their bytes are not acknowledged", [false, false, true, true]),
-            ("probing and limited: each has set a time", [false, true, false, true]),
-            ("only probing: the kernel asks for it", [false, true, false, false]),
-            ("nobody: a connection that is up stays up", [false; 4]),
-        ],
-        Predicts { source: Some([true; 4]), kit: [false, true, false, true] },
-    )?;
-    for (label, (client_sock, conn_sock)) in named {
-        cable(stage, label, client_sock, CUT)?;
-        setsockopt(conn_sock, crate::cable::MinTtl, &CUT).at("setsockopt IP_MINTTL", "")?; // and its peer's, unprinted
-    }
-    for (label, (client_sock, _)) in [named[2], named[3]] {
-        let fd = client_sock.as_raw_fd();
-        let taken = send(fd, b"x", MsgFlags::empty());
-        stage.say(label, format_args!("send({fd}, \"x\", 1) = {}", returned(&taken)));
-    }
-
-    let mut told = [false; 4];
-    let mut patience = Patience::new(NEWS_LIMIT);
-    let mut over = false;
-    while !over {
-        over = patience.is_over(); // after the last look
-        let mut fds = named.map(|(_, (client_sock, _))| PollFd::new(client_sock.as_fd(), PollFlags::POLLIN));
-        for (fd, told) in fds.iter_mut().zip(told) {
-            fd.set_events(if told { PollFlags::empty() } else { PollFlags::POLLIN });
-        }
-        let step = u16::try_from(patience.step().as_millis())?.clamp(1, 20);
-        let _ = poll(&mut fds, PollTimeout::from(step)); // after EINTR the next look comes
-        let news = fds.map(|fd| fd.any() == Some(true));
-        for (at, (label, (client_sock, _))) in named.into_iter().enumerate() {
-            if news[at] && !told[at] {
-                let received = receive(client_sock, &mut [0; 8], MsgFlags::empty());
-                stage.say(label, format_args!("recv({}, 8) = {}", client_sock.as_raw_fd(), returned(&received)));
-                told[at] = received == Err(Errno::ETIMEDOUT);
-            }
-        }
-    }
-    let end = |(client_sock, _): &(Socket, Socket)| Pair::of(client_sock);
-    stage.kernel([("idle", end(idle)?), ("sender", end(sender)?)])?;
-    stage.verdict(question, told, "only a program that has set a time is told; 'idle' would wait for ever")
 }
 
 pub fn new_connect(stage: &mut Stage) -> Result<Verdict> {
