@@ -17,6 +17,7 @@ mod experiments;
 mod on_hosts;
 mod server;
 mod talk;
+mod watch;
 
 use std::{net::SocketAddr, os::fd::AsFd, process::ExitCode};
 

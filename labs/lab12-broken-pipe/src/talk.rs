@@ -5,26 +5,24 @@ use std::{
     io::stdin,
     net::Shutdown,
     os::fd::{AsFd, AsRawFd},
-    time::{Duration, Instant},
 };
 
 use anyhow::Result;
-use kernel::{Pair, tcp_socket};
+use kernel::Pair;
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
+    poll::{PollFd, PollFlags, poll},
     sys::socket::{MsgFlags, recv, send},
     unistd::read,
 };
 use shared::{At, Pause, Screen, Stop};
 use socket2::Socket;
 
-use crate::cable::{CUT, MENDED, Repeats, SMALL_TTL, repeats, set_min_ttl};
+use crate::{
+    cable::{CUT, MENDED, SMALL_TTL, set_min_ttl},
+    watch::Watch,
+};
 
-/// Between two looks at a connection whose bytes are not acknowledged.
-const LOOK_AGAIN_MS: u16 = 100;
-/// A wait that is over before is none to look at: a kernel may send the last bytes again within milliseconds.
-const SHORT_WAIT: Duration = Duration::from_millis(150);
 /// While so much waits for room in the send buffer, no more is read from standard input.
 const UNSENT_LIMIT: usize = 64 * 1024;
 
@@ -48,12 +46,7 @@ pub struct Talk<'a, 'b> {
     typed: Vec<u8>,
     /// Typed, and not yet taken by send.
     unsent: Vec<u8>,
-    /// Since when some bytes may wait for their acknowledgement.
-    waits: Option<Instant>,
-    /// What the kernel had repeated at the last look.
-    repeats: Repeats,
-    /// Some of it was shown, so the end of the wait is shown, too.
-    shown: bool,
+    watch: Watch,
     /// The peer's end of stream has come, or an error.
     over: bool,
 }
@@ -67,10 +60,8 @@ impl<'a, 'b> Talk<'a, 'b> {
         pause: &'a mut Pause<'b>,
         screen: &'a mut Screen,
     ) -> Result<Self> {
-        let repeats = repeats(&sock).at("getsockopt TCP_INFO", pair.local)?;
-        let (typed, unsent) = (Vec::new(), Vec::new());
-        let (waits, shown, over) = (None, false, false);
-        Ok(Talk { sock, pair, stop, pause, screen, typed, unsent, waits, repeats, shown, over })
+        let watch = Watch::new(&sock, pair)?;
+        Ok(Talk { sock, pair, stop, pause, screen, typed: Vec::new(), unsent: Vec::new(), watch, over: false })
     }
 
     /// Talks until the peer's end of stream, an error, or Ctrl-C, then closes. `reads_input` becomes false at the end of
@@ -87,8 +78,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             if *reads_input && self.unsent.len() < UNSENT_LIMIT {
                 fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
             }
-            let timeout = if self.waits.is_some() { PollTimeout::from(LOOK_AGAIN_MS) } else { PollTimeout::NONE };
-            match poll(&mut fds, timeout) {
+            match poll(&mut fds, self.watch.timeout()) {
                 Err(Errno::EINTR) => continue, // after a signal handler: signal(7)
                 result => result.at("poll", "")?,
             };
@@ -112,8 +102,8 @@ impl<'a, 'b> Talk<'a, 'b> {
                 let _ = self.sock.shutdown(Shutdown::Write); // ENOTCONN: the peer is gone already
                 shut = true;
             }
-            if self.waits.is_some_and(|since| since.elapsed() > SHORT_WAIT) && !self.over {
-                self.look()?;
+            if !self.over {
+                self.watch.look(&self.sock, self.screen)?;
             }
         }
         self.pause.before(self.screen, format_args!("close({fd})"));
@@ -175,7 +165,7 @@ impl<'a, 'b> Talk<'a, 'b> {
             match send(fd, &self.unsent, MsgFlags::empty()) {
                 Ok(bytes_sent) => {
                     self.unsent.drain(..bytes_sent);
-                    self.waits.get_or_insert_with(Instant::now);
+                    self.watch.sent();
                     self.screen.line(format_args!("Sent {bytes_sent} bytes"));
                 }
                 Err(Errno::EINTR) => {}
@@ -195,26 +185,6 @@ impl<'a, 'b> Talk<'a, 'b> {
         self.screen.line(if ttl == CUT { "Unplugged: what arrives here is dropped" } else { "Plugged in" });
         if ttl == CUT && !(SMALL_TTL.met)() {
             self.screen.line(format_args!("but that needs {}: {}", SMALL_TTL.what, SMALL_TTL.provided_by));
-        }
-        Ok(())
-    }
-
-    /// Shows the kernel's view after each repetition, and once more when all is acknowledged.
-    fn look(&mut self) -> Result<()> {
-        let Some(row) = tcp_socket(self.pair)? else { return Ok(()) };
-        let now = repeats(&self.sock).at("getsockopt TCP_INFO", self.pair.local)?;
-        let news = (now.sent_again, now.doubled) != (self.repeats.sent_again, self.repeats.doubled);
-        self.repeats = now;
-        if row.send_queue == 0 {
-            if std::mem::take(&mut self.shown) {
-                self.screen.line(format_args!("  {}, Send-Q 0: all is acknowledged", row.state));
-            }
-            self.waits = (!self.unsent.is_empty()).then(Instant::now);
-        } else if news {
-            let timer = row.timer.map_or("none".into(), |timer| format!("{:.1} s", timer.as_secs_f64()));
-            let (queue, again) = (row.send_queue, now.sent_again);
-            self.screen.line(format_args!("  {}, Send-Q {queue}, sent again {again}, timer {timer}", row.state));
-            self.shown = true;
         }
         Ok(())
     }
