@@ -430,20 +430,7 @@ fn a_port_an_address_or_both_say_where_the_server_listens_and_two_ports_are_one_
 
 #[test]
 fn being_stopped_and_continued_changes_no_verdict() {
-    let mut demo = Role::spawn(Command::new(LAB).arg("demo")).unwrap();
-    let stat = format!("/proc/{}/stat", demo.pid());
-    // As Ctrl-Z and fg do: stopped for good each time, and continued.
-    wait_until("the end of the demo", Duration::from_secs(60), || {
-        signal(&demo, Signal::SIGSTOP);
-        wait_until("the demo stopped", LIMIT, || {
-            let stat = fs::read_to_string(&stat)?;
-            Ok((stat.contains(") T ") || stat.contains(") Z ")).then_some(()))
-        })?;
-        signal(&demo, Signal::SIGCONT);
-        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
-    })
-    .unwrap();
-    ends_well(&mut demo);
+    testkit::assert_stops_change_no_verdict(LAB);
 }
 
 #[test]

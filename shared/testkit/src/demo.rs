@@ -13,7 +13,10 @@ use nix::sys::{
     socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname},
 };
 
-use crate::{Finished, Role, TempDir, Terminal, as_ordinary_account, failed, root, run, signal, skip_without};
+use crate::{
+    Finished, RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, ends_well, failed, root, run, signal,
+    skip_without, stop_and_go_on, wait_until,
+};
 
 /// Where an experiment is skipped, this says what it lacks.
 const CHECK: &str = "scripts/check.sh says what is missing";
@@ -149,6 +152,20 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     skipped.wait_for("[Enter]").unwrap();
     skipped.type_line("s").unwrap();
     assert_eq!(skipped.wait_for_end().unwrap().code(), Some(0));
+}
+
+/// Ctrl-Z and fg, again and again through a whole demo: each call that waits is interrupted, and no verdict changes.
+///
+/// # Panics
+/// A verdict is UNEXPECTED, or the demo does not end.
+pub fn assert_stops_change_no_verdict(binary: &str) {
+    let mut demo = Role::spawn(Command::new(binary).arg("demo")).unwrap();
+    wait_until("the end of the demo", RUN_LIMIT, || {
+        stop_and_go_on(&demo);
+        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
+    })
+    .unwrap();
+    ends_well(&mut demo);
 }
 
 /// A paused demo on a terminal of 80 columns and 24 rows: the keys, and what stands above the verdict.
@@ -317,12 +334,21 @@ fn can_be_skipped(binary: &str) -> Vec<String> {
     titles
 }
 
+/// A line that has nothing but the stamp of the line above.
+fn is_stamp(line: &str) -> bool {
+    line.trim_start()
+        .strip_prefix('+')
+        .and_then(|stamp| stamp.strip_suffix('s'))
+        .is_some_and(|s| s.parse::<f64>().is_ok())
+}
+
 /// The sheet with each block of output replaced by what this run printed under the same title.
 fn with_output(sheet: &str, stdout: &str, wanted: &[String]) -> String {
     let (played, board) = stdout.split_once("\nscoreboard\n").expect("a scoreboard");
     let counts = board.lines().position(|line| line.contains(" SKIPPED, ")).expect("the counts");
     let board = board.lines().take(counts + 1).collect::<Vec<_>>().join("\n");
-    let blocks: Vec<String> = played.split("\n\n").map(|block| block.trim_end().into()).collect();
+    let kept = |block: &str| block.trim_end().lines().filter(|line| !is_stamp(line)).collect::<Vec<_>>().join("\n");
+    let blocks: Vec<String> = played.split("\n\n").map(kept).collect();
     let mut parts = sheet.split("```text\n");
     let mut updated = parts.next().unwrap().to_string();
     for part in parts {

@@ -3,6 +3,7 @@
 use std::{os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result, ensure};
+use kernel::Patience;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
@@ -40,11 +41,13 @@ pub fn silent_clients(stage: &mut Stage) -> Result<Verdict> {
             )?);
         }
         let (third_sock, _) = connected(server_addr)?;
-        third_sock.set_read_timeout(Some(NOT_SERVED)).at("setsockopt", "SO_RCVTIMEO")?;
+        let mut patience = Patience::new(NOT_SERVED);
+        third_sock.set_read_timeout(Some(patience.step())).at("setsockopt", "SO_RCVTIMEO")?;
         request(stage, "third", &third_sock, "Hello TCP")?;
         let echo = loop {
             match recv(third_sock.as_raw_fd(), &mut [0; 1024], MsgFlags::empty()) {
                 Err(Errno::EINTR) => {} // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+                Err(Errno::EAGAIN) if !patience.is_over() => {}
                 echo => break echo,
             }
         };
