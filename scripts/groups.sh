@@ -102,7 +102,7 @@ meaning() { # -> `note`
     ff01::1) note='this host' ;;
     ff02::1) note='every host of the link' ;;
     ff02::1:ff*) note='asked for our address' ;;
-    224.0.0.*) note='kept for protocols of one link' ;;
+    224.0.0.*) note='protocols of one link' ;;
     239.255.*) note='local scope' ;;
     239.*) note='administratively scoped' ;;
     *) note='' ;;

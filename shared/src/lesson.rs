@@ -82,6 +82,10 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
     let mut stage = Stage::new(screen, lesson.lab, args)?;
     let mut board: Vec<Played> = Vec::new();
     let missing = lesson.needs.iter().find(|need| !(need.met)());
+    if let Some(Need { what, provided_by, .. }) = missing {
+        let line = stage.screen.hang(&format!("{:<LABEL$}", "missing"), &format!("{what}: {provided_by}"));
+        stage.screen.line(line); // whole: a row of the scoreboard has two lines
+    }
     for (number, experiment) in chosen {
         let (verdict, key) = match missing {
             Some(need) => (Verdict::skipped(need), None),

@@ -1,4 +1,4 @@
-//! Terminal 1: creates a socket, says which number it got and where to see it, waits, closes it.
+//! Creates a socket, prints its descriptor and the commands that show it, waits, closes it.
 
 use std::{
     io::stdout,
@@ -19,10 +19,10 @@ use crate::{Family, HoldArgs, Kind};
 
 /// Holds one socket until the time is over, or Ctrl-C.
 pub fn run(args: &HoldArgs) -> Result<()> {
-    let stop = Stop::on_signals()?; // signalfd(2): for Ctrl-C, a descriptor as well; it is given the lowest free number
+    let stop = Stop::on_signals()?; // signalfd(2): a descriptor to read Ctrl-C from; it takes the lowest free number
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let pid = getpid(); // getpid(2)
+    let pid = getpid();
     screen.line("Application started");
     screen.line(format_args!("OS assigned process id: {pid}"));
 
@@ -44,7 +44,7 @@ pub fn run(args: &HoldArgs) -> Result<()> {
         (Family::Unix, Kind::Dgram) => "Unix datagram",
     };
 
-    // socket(2): int fd = socket(AF_INET, SOCK_DGRAM, 0). It has no address yet and no peer; nobody else can notice it.
+    // socket(2): int fd = socket(AF_INET, SOCK_DGRAM, 0). It has no address and no peer yet; no other process can reach it.
     pause.before(&mut screen, format_args!("socket({family}, {kind_name}, 0)"));
     let sock = Socket::new(domain, kind, None).at("socket", format_args!("{family} {kind_name}"))?;
     let fd = sock.as_raw_fd();
@@ -56,7 +56,7 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     screen.line(format_args!("Waiting {} seconds before termination ... (Ctrl-C ends it)", args.seconds));
     wait(&stop, Duration::from_secs(args.seconds))?;
 
-    // close(2). Leave it out: the kernel closes every descriptor of a process that ends.
+    // close(2). Without this call the kernel closes the descriptor when the process ends.
     pause.before(&mut screen, format_args!("close({fd})"));
     screen.line(format_args!("Closing the {protocol} socket ..."));
     drop(sock); // close(2)
@@ -65,13 +65,13 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     Ok(())
 }
 
-/// The lecture's sleep, but Ctrl-C ends it in good order: poll(2) with a timeout. So does a reader that has gone.
+/// The lecture's sleep, as poll(2) with a timeout: Ctrl-C ends it, and so does the end of the program that reads our output.
 fn wait(stop: &Stop, time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     let output = stdout();
     loop {
         let left = PollTimeout::try_from(end.saturating_duration_since(Instant::now()))?;
-        let reader_gone = PollFlags::empty(); // POLLERR is told unasked
+        let reader_gone = PollFlags::empty(); // POLLERR is reported without being asked for
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(output.as_fd(), reader_gone)];
         match poll(&mut fds, left) {
             Err(Errno::EINTR) => continue,

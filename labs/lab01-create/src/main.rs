@@ -56,10 +56,10 @@ struct HoldArgs {
     /// Address family: IPv4, IPv6, or sockets within this machine
     #[arg(long, value_enum, default_value = "inet")]
     family: Family,
-    /// Socket type: a stream (TCP) or datagrams (UDP)
+    /// Socket type: stream is TCP, dgram is UDP; tcp and udp are understood, too
     #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "dgram")]
     kind: Kind,
-    /// How long to keep it, in seconds; a day at most
+    /// How many seconds to keep the socket; a day at most
     #[arg(long, default_value_t = 300, value_name = "N", value_parser = value_parser!(u64).range(..=86_400))]
     seconds: u64,
     /// Wait for Enter before each socket call
@@ -76,7 +76,9 @@ enum Family {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum Kind {
+    #[value(alias = "tcp")]
     Stream,
+    #[value(alias = "udp")]
     Dgram,
 }
 

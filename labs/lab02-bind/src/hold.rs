@@ -7,7 +7,7 @@ use nix::unistd::getpid;
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
-use crate::HoldArgs;
+use crate::{HoldArgs, Kind};
 
 /// Holds the address until Enter, the end of input or Ctrl-C.
 pub fn run(args: &HoldArgs) -> Result<()> {
@@ -16,8 +16,10 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     let mut screen = Screen::new();
     let addr = args.address;
     let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
-    let (kind, kind_name, protocol) =
-        if args.tcp { (Type::STREAM, "SOCK_STREAM", "TCP") } else { (Type::DGRAM, "SOCK_DGRAM", "UDP") };
+    let (kind, kind_name, protocol) = match args.kind {
+        Kind::Stream => (Type::STREAM, "SOCK_STREAM", "TCP"),
+        Kind::Dgram => (Type::DGRAM, "SOCK_DGRAM", "UDP"),
+    };
 
     screen.line("Application started");
     screen.line(format_args!("OS assigned process id: {}", getpid()));

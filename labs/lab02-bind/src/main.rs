@@ -1,6 +1,6 @@
 //! bind gives a socket its address: which one does it get, who can reach it there, and who else may have it?
 //!
-//! Terminal 1:   cargo run -p lab02-bind -- hold              UDP, or: hold --tcp
+//! Terminal 1:   cargo run -p lab02-bind -- hold              UDP, or: hold --type stream
 //! Terminal 2:   cargo run -p lab02-bind -- hold              the same port again
 //! Watch:        scripts/states.sh 7777 --watch
 //! Experiments:  cargo run -p lab02-bind
@@ -15,7 +15,7 @@ mod hold;
 use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use shared::{DemoArgs, SheetArgs, address};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
@@ -24,8 +24,8 @@ Examples:
   lab02-bind                        play all experiments
   lab02-bind demo 2 --pause         the second one, for the projector
   lab02-bind hold                   a UDP socket on 127.0.0.1:7777, until Enter
-  lab02-bind hold --tcp             the same with TCP: look for it with ss
-  lab02-bind hold 127.0.0.1:0       let the kernel choose the port
+  lab02-bind hold --type stream     the same with TCP: look for it with ss
+  lab02-bind hold 0                 let the kernel choose the port
   lab02-bind hold '[::1]:7777'      IPv6
   lab02-bind hold --reuse-port      in two terminals: both get the port
   nc -u 127.0.0.1 7777              type a line: it waits in the socket's Recv-Q
@@ -57,12 +57,9 @@ struct HoldArgs {
     /// Address and port to bind; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
-    /// A TCP socket
-    #[arg(long, conflicts_with = "udp")]
-    tcp: bool,
-    /// A UDP socket (the default)
-    #[arg(long)]
-    udp: bool,
+    /// Socket type: stream is TCP, dgram is UDP; tcp and udp are understood, too
+    #[arg(long = "type", value_enum, value_name = "TYPE", default_value = "dgram")]
+    kind: Kind,
     /// Set SO_REUSEADDR before bind
     #[arg(long)]
     reuse_addr: bool,
@@ -72,6 +69,14 @@ struct HoldArgs {
     /// Wait for Enter before each socket call
     #[arg(long)]
     pause: bool,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Kind {
+    #[value(alias = "tcp")]
+    Stream,
+    #[value(alias = "udp")]
+    Dgram,
 }
 
 fn main() -> ExitCode {

@@ -7,7 +7,7 @@
 //!
 //! Compare with lab02-bind (the same first calls, nothing sent) and lab08-stream (send and recv without datagrams).
 //! Source: lecture notes ch.2, "UDP packet (datagram)" to "Receiving message".
-//! Read: udp(7), send(2), recv(2) on MSG_TRUNC, connect(2), socket(7) on SO_RCVBUF and SO_RXQ_OVFL, RFC 768, RFC 1122
+//! Read: udp(7), send(2), recv(2) on MSG_TRUNC, connect(2), socket(7) on SO_BROADCAST and SO_RCVTIMEO, RFC 768, RFC 1122
 //! 4.1.3.3.
 
 mod capture;
@@ -32,6 +32,8 @@ Examples:
   lab03-datagram send --unbound            the kernel chooses the port
   lab03-datagram receive --buffer 5        too short for \"Hello world!\"
   lab03-datagram send --connect --count 2  with nobody on port 7778: who hears it?
+  lab03-datagram send --broadcast 127.255.255.255:7778
+                                           to all who are bound to 0.0.0.0:7778
   nc -u 127.0.0.1 7778                     any program that sends UDP is a sender
 
 A payload is shown as text, with control characters and what is not UTF-8
@@ -69,7 +71,7 @@ enum Command {
 
 #[derive(Args)]
 struct SendArgs {
-    /// Where to send to: an IPv4 or IPv6 address and a port
+    /// Where to send to: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:7778", value_parser = destination("127.0.0.1:7778"))]
     address: SocketAddr,
     /// The text to send; may be empty
@@ -97,9 +99,12 @@ struct SendArgs {
 
 #[derive(Args)]
 struct ReceiveArgs {
-    /// Address and port to receive on; port 0 lets the kernel choose
+    /// Where to receive: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7778", value_parser = address("127.0.0.1:7778"))]
     address: SocketAddr,
+    /// Set SO_REUSEADDR: others that set it may have the same port
+    #[arg(long)]
+    reuse_addr: bool,
     /// Length of the receive buffer in bytes, at most 65536
     #[arg(long, value_name = "N", default_value_t = 1024, value_parser = value_parser!(u32).range(0..=65536))]
     buffer: u32,

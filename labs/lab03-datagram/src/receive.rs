@@ -33,6 +33,12 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
     let sock = Socket::new(Domain::for_address(addr), Type::DGRAM, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
 
+    if args.reuse_addr {
+        // setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on)
+        pause.before(&mut screen, format_args!("setsockopt({fd}, SOL_SOCKET, SO_REUSEADDR, 1)"));
+        sock.set_reuse_address(true).at("setsockopt", addr)?;
+    }
+
     // bind(sock, &local_addr, sizeof local_addr)
     pause.before(&mut screen, format_args!("bind({fd}, {addr})"));
     sock.bind(&addr.into()).at("bind", addr)?;

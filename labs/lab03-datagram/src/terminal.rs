@@ -1,4 +1,4 @@
-//! What both programs do beside their sockets: wait, name the command that helps.
+//! What both programs do beside their sockets: they wait, and they name the command that helps.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -26,13 +26,15 @@ pub fn hinted(error: CallError) -> Error {
     let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
     let hint = match (error.call, error.errno) {
         ("sendto" | "send", Some(Errno::EMSGSIZE)) => {
-            format!("see how much fits: cargo run -p {lab} -- demo largest largest-ipv6")
+            format!("see how much fits: cargo run -p {lab} -- demo largest")
         }
         ("sendto" | "connect", Some(Errno::EACCES)) => {
             format!("if all are meant, say so: cargo run -p {lab} -- send {address} --broadcast")
         }
         ("sendto" | "connect", Some(Errno::EINVAL)) => {
-            format!("from 127.0.0.1 nothing leaves this machine: cargo run -p {lab} -- send {address} --unbound")
+            format!(
+                "a socket bound to 127.0.0.1 sends nothing to other machines: cargo run -p {lab} -- send {address} --unbound"
+            )
         }
         ("sendto", Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => {
             format!("see the way there: ip route get {host}")

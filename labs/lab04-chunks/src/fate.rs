@@ -1,4 +1,4 @@
-//! What becomes of each datagram at the relay: a series that depends on the seed and the rates, on nothing else.
+//! What the relay does with each datagram: a series that depends on the seed and the rates, and on nothing else.
 
 use clap::{Args, value_parser};
 
@@ -23,16 +23,16 @@ impl SplitMix64 {
 /// How many of a hundred datagrams meet each fate; the others pass.
 #[derive(Args, Clone, Copy, Debug, Default)]
 pub struct Rates {
-    /// So many of a hundred are lost
+    /// Lose so many of a hundred datagrams
     #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
     pub drop: u8,
-    /// So many of a hundred are sent on twice
+    /// Send on so many of a hundred twice
     #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
     pub duplicate: u8,
-    /// So many of a hundred are held back until the next one has passed
+    /// Hold back so many of a hundred until the next one has passed
     #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
     pub reorder: u8,
-    /// So many of a hundred are delayed, and with them all behind them
+    /// Delay so many of a hundred, and all datagrams behind them
     #[arg(long, default_value_t = 0, value_name = "PERCENT", value_parser = value_parser!(u8).range(..=100))]
     pub delay: u8,
 }
@@ -43,7 +43,7 @@ impl Rates {
     }
 }
 
-/// What becomes of one datagram.
+/// What the relay does with one datagram.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
     Pass,
@@ -58,17 +58,17 @@ pub struct Fates {
     random: SplitMix64,
     rates: Rates,
     lose: Vec<u64>,
-    /// How many have met theirs.
+    /// How many fates were drawn.
     pub count: u64,
 }
 
 impl Fates {
-    /// `lose` names datagrams that are lost whatever the rates say, counted from 1.
+    /// `lose` names datagrams, counted from 1, that are lost whatever the rates say.
     pub fn new(seed: u64, rates: Rates, lose: &[u64]) -> Self {
         Fates { random: SplitMix64::new(seed), rates, lose: lose.into(), count: 0 }
     }
 
-    /// One draw for each datagram, whatever becomes of it: so its place in the series is all that counts.
+    /// One draw for each datagram, also for one that `lose` names: a fate depends only on the place in the series.
     pub fn draw(&mut self) -> Fate {
         self.count += 1;
         let mut hundredth = self.random.draw() % 100;

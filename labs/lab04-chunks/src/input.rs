@@ -1,4 +1,4 @@
-//! What is to be sent: the lecture's message, a file, or standard input.
+//! The message that `send` sends: the lecture's, a file, or standard input.
 
 use std::{
     fs::OpenOptions,
@@ -21,19 +21,19 @@ use shared::{At, Stop};
 
 use crate::message::{LENGTH_LIMIT, lecture_message};
 
-/// The lecture's message, or what the file or standard input holds; `None` after Ctrl-C.
+/// The lecture's message, or the content of the file or of standard input; `None` after Ctrl-C.
 pub fn message(file: Option<&Path>, stop: &Stop) -> Result<Option<Vec<u8>>> {
     let Some(path) = file else { return Ok(Some(lecture_message())) };
     if path.as_os_str() == "-" {
         return read_all(stdin().as_fd(), "standard input", stop);
     }
     let name = path.display().to_string();
-    // O_NONBLOCK: a named pipe without a writer is waited for below, where Ctrl-C is heard.
+    // O_NONBLOCK: open(2) would wait for a writer of a named pipe. The poll below waits, and hears Ctrl-C.
     let file = OpenOptions::new().read(true).custom_flags(O_NONBLOCK).open(path).at("open", &name)?;
     read_all(file.as_fd(), &name, stop)
 }
 
-/// Reads to the end, as long as Ctrl-C does not come.
+/// Reads to the end; `None` after Ctrl-C.
 fn read_all(file: BorrowedFd, name: &str, stop: &Stop) -> Result<Option<Vec<u8>>> {
     let mut message = Vec::new();
     let mut buffer = vec![0; 64 * 1024];

@@ -1,4 +1,4 @@
-//! The message, and how it is shown.
+//! The message, and how it is printed.
 
 use shared::Screen;
 
@@ -6,9 +6,9 @@ use shared::Screen;
 pub const BLOCK_LEN: usize = 1024;
 /// The last byte of a message that carries no length.
 pub const TERMINATOR: u8 = b'\n';
-/// The longest message, in bytes: so much is held in memory, whoever sends it.
+/// The longest message, in bytes: a receiver holds it in memory, whoever sends it.
 pub const LENGTH_LIMIT: usize = 16 * 1024 * 1024;
-/// Of a longer message only its start and its end are shown.
+/// Of a longer message only the start and the end are shown.
 const SHOWN_WHOLE: usize = 60;
 const SHOWN_PART: usize = 24;
 
@@ -19,7 +19,7 @@ pub fn lecture_message() -> Vec<u8> {
     message
 }
 
-/// The message as it can be shown: control characters escaped, the middle of a long one left out.
+/// The message as text: control characters are escaped, and the middle of a long message is left out.
 pub fn shown(message: &[u8]) -> String {
     if message.len() <= SHOWN_WHOLE {
         return message.escape_ascii().to_string();
@@ -28,7 +28,7 @@ pub fn shown(message: &[u8]) -> String {
     format!("{} ... {}", start.escape_ascii(), end.escape_ascii())
 }
 
-/// Equal lines that follow each other become one line, with their number behind it.
+/// Equal lines that follow each other become one line that ends with their number.
 #[derive(Default)]
 pub struct Fold {
     line: String,
@@ -36,7 +36,7 @@ pub struct Fold {
 }
 
 impl Fold {
-    /// Takes a line; shows the ones before it if they were others.
+    /// Takes a line. If the lines before it are different, they are shown first.
     pub fn line(&mut self, screen: &mut Screen, line: String) {
         if line != self.line {
             self.settle(screen);
@@ -45,7 +45,7 @@ impl Fold {
         self.times += 1;
     }
 
-    /// Shows what was taken and not shown yet. Call it before a wait that may be long.
+    /// Shows the lines that were taken and not shown yet. Call it before a wait that may be long.
     pub fn settle(&mut self, screen: &mut Screen) {
         match std::mem::take(&mut self.times) {
             0 => {}
@@ -54,7 +54,7 @@ impl Fold {
         }
     }
 
-    /// Nothing waits to be shown.
+    /// Whether all lines have been shown.
     pub fn is_settled(&self) -> bool {
         self.times == 0
     }

@@ -4,13 +4,13 @@
 //! bytes   what
 //!  0- 3   "NBLK", so that a stray datagram is not taken for a block
 //!  4- 7   the message's number, chosen by its sender: the next message has another
-//!  8-11   the block's number, from 0
-//! 12-15   the length of the whole message, in every block: whichever is lost, the others tell it
+//!  8-11   the block's number, from 1
+//! 12-15   the length of the whole message, in every block: whichever block is lost, the others tell the length
 //! 16-     1008 bytes of the message, or in the last block the rest
 //! ```
 //!
-//! Block n therefore holds the message's bytes from n * 1008 on, and the length says how many blocks there are. An
-//! empty message is one block without a byte of payload.
+//! Block n therefore holds the message's bytes from (n - 1) * 1008 on, and the length says how many blocks there are.
+//! An empty message is one block without a byte of payload.
 
 use std::collections::BTreeMap;
 
@@ -25,7 +25,7 @@ pub const PAYLOAD_LEN: usize = BLOCK_LEN - HEADER_LEN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Block<'a> {
     pub message: u32,
-    pub sequence: u32,
+    pub number: u32,
     pub total_len: u32,
     pub payload: &'a [u8],
 }
@@ -36,8 +36,8 @@ pub enum Fault {
     NotABlock,
     /// The length it gives is more than [`LENGTH_LIMIT`].
     TooLong,
-    /// Its number is beyond the message's end.
-    BeyondTheEnd,
+    /// Its number is 0, or beyond the message's end.
+    NoSuchNumber,
     /// Its payload is not as long as its place in the message says.
     WrongLength,
 }
@@ -47,7 +47,7 @@ impl Fault {
         match self {
             Fault::NotABlock => "no numbered block",
             Fault::TooLong => "its message is longer than 16777216 bytes",
-            Fault::BeyondTheEnd => "its number is beyond the end of the message",
+            Fault::NoSuchNumber => "the message has no block with its number",
             Fault::WrongLength => "its length does not fit its place in the message",
         }
     }
@@ -58,18 +58,21 @@ pub fn blocks(total_len: u32) -> u32 {
     total_len.div_ceil(PAYLOAD_LEN as u32).max(1)
 }
 
+/// Where in the message the payload of this block begins; the first block is block 1.
+pub fn offset(block: u32) -> usize {
+    (block as usize - 1) * PAYLOAD_LEN
+}
+
 /// Cuts a message of at most [`LENGTH_LIMIT`] bytes into numbered datagrams.
 pub fn cut(message: &[u8], number: u32) -> Vec<Vec<u8>> {
     let total_len = message.len() as u32; // fits: LENGTH_LIMIT is far below
-    let payload_of = |sequence: u32| {
-        let from = sequence as usize * PAYLOAD_LEN;
-        &message[from..message.len().min(from + PAYLOAD_LEN)]
+    let datagram = |block: u32| {
+        let from = offset(block);
+        let payload = &message[from..message.len().min(from + PAYLOAD_LEN)];
+        let numbers = [number, block, total_len].map(u32::to_be_bytes).concat();
+        [MAGIC, numbers.as_slice(), payload].concat()
     };
-    let datagram = |sequence: u32| {
-        let numbers = [number, sequence, total_len].map(u32::to_be_bytes).concat();
-        [MAGIC, numbers.as_slice(), payload_of(sequence)].concat()
-    };
-    (0..blocks(total_len)).map(datagram).collect()
+    (1..=blocks(total_len)).map(datagram).collect()
 }
 
 /// Reads a datagram.
@@ -82,22 +85,22 @@ pub fn parse(datagram: &[u8]) -> Result<Block<'_>, Fault> {
     if magic != MAGIC {
         return Err(Fault::NotABlock);
     }
-    let number = |at: usize| u32::from_be_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
-    let (message, sequence, total_len) = (number(0), number(4), number(8));
+    let field = |at: usize| u32::from_be_bytes([numbers[at], numbers[at + 1], numbers[at + 2], numbers[at + 3]]);
+    let (message, number, total_len) = (field(0), field(4), field(8));
     if total_len as usize > LENGTH_LIMIT {
         return Err(Fault::TooLong);
     }
-    if sequence >= blocks(total_len) {
-        return Err(Fault::BeyondTheEnd);
+    if !(1..=blocks(total_len)).contains(&number) {
+        return Err(Fault::NoSuchNumber);
     }
-    let rest = total_len as usize - sequence as usize * PAYLOAD_LEN;
+    let rest = total_len as usize - offset(number);
     if payload.len() != rest.min(PAYLOAD_LEN) {
         return Err(Fault::WrongLength);
     }
-    Ok(Block { message, sequence, total_len, payload })
+    Ok(Block { message, number, total_len, payload })
 }
 
-/// A message under way: its blocks as they come, in any order. It holds what has arrived and no more.
+/// A message under way: its blocks as they come, in any order. Memory is used only for blocks that have arrived.
 #[derive(Debug)]
 pub struct Assembly {
     total_len: u32,
@@ -116,18 +119,24 @@ impl Assembly {
         assembly
     }
 
-    /// Takes a block; of two with the same number the first counts. False: it gives another length than the others.
+    /// Takes a block; of two with the same number the first counts. False: this block gives another total length than
+    /// the others, and is not taken.
     pub fn add(&mut self, block: &Block<'_>) -> bool {
         if block.total_len != self.total_len {
             return false;
         }
-        if self.blocks.contains_key(&block.sequence) {
+        if self.blocks.contains_key(&block.number) {
             self.doubles += 1;
             return true;
         }
-        self.late += u32::from(self.blocks.last_key_value().is_some_and(|(last, _)| block.sequence < *last));
-        self.blocks.insert(block.sequence, block.payload.to_vec());
+        self.late += u32::from(self.blocks.last_key_value().is_some_and(|(last, _)| block.number < *last));
+        self.blocks.insert(block.number, block.payload.to_vec());
         true
+    }
+
+    /// How many blocks have come.
+    pub fn arrived(&self) -> usize {
+        self.blocks.len()
     }
 
     /// How many blocks the whole message has.
@@ -137,11 +146,11 @@ impl Assembly {
 
     /// The numbers of the blocks that have not come.
     pub fn missing(&self) -> Vec<u32> {
-        (0..self.expected()).filter(|sequence| !self.blocks.contains_key(sequence)).collect()
+        (1..=self.expected()).filter(|number| !self.blocks.contains_key(number)).collect()
     }
 
     pub fn is_whole(&self) -> bool {
-        self.blocks.len() as u32 == self.expected()
+        self.arrived() as u32 == self.expected()
     }
 
     /// The bytes that have come, in order.
@@ -173,7 +182,7 @@ mod tests {
         let datagrams = cut(&crate::message::lecture_message(), 7);
         assert_eq!(datagrams.len(), 84);
         assert!(datagrams.iter().all(|datagram| datagram.len() <= 1024));
-        assert_eq!(&datagrams[1][..28], b"NBLK\0\0\0\x07\0\0\0\x01\0\x01\x48\x21Hello world!");
+        assert_eq!(&datagrams[1][..28], b"NBLK\0\0\0\x07\0\0\0\x02\0\x01\x48\x21Hello world!");
     }
 
     #[test]
@@ -194,7 +203,8 @@ mod tests {
         assert_eq!(parse(b"Hello world!"), Err(Fault::NotABlock));
         assert_eq!(parse(&good[1][..15]), Err(Fault::NotABlock));
         assert_eq!(parse(&with(0, b"NBLX")), Err(Fault::NotABlock));
-        assert_eq!(parse(&with(8, &[0, 0, 0, 2])), Err(Fault::BeyondTheEnd));
+        assert_eq!(parse(&with(8, &[0, 0, 0, 0])), Err(Fault::NoSuchNumber));
+        assert_eq!(parse(&with(8, &[0, 0, 0, 3])), Err(Fault::NoSuchNumber));
         assert_eq!(parse(&with(12, &[1, 0, 0, 1])), Err(Fault::TooLong));
         assert_eq!(parse(&with(12, &[0, 0, 7, 0])), Err(Fault::WrongLength));
         assert_eq!(parse(&good[1][..900]), Err(Fault::WrongLength));
@@ -205,7 +215,7 @@ mod tests {
     fn a_block_that_gives_another_length_is_refused() {
         let mut assembly = assembled(&cut(&[b'x'; 2000], 7)[..1]).unwrap();
         assert!(!assembly.add(&parse(&cut(&[b'x'; 2001], 7)[1]).unwrap()));
-        assert_eq!(assembly.missing(), [1]);
+        assert_eq!(assembly.missing(), [2]);
     }
 
     proptest! {
@@ -226,7 +236,7 @@ mod tests {
             let others = datagrams.iter().enumerate().filter(|(at, _)| *at != lost).map(|(_, datagram)| datagram);
             if let Some(partial) = assembled(others) {
                 prop_assert!(!partial.is_whole());
-                prop_assert_eq!(partial.missing(), [lost as u32]);
+                prop_assert_eq!(partial.missing(), [lost as u32 + 1]);
             }
         }
 
@@ -234,17 +244,17 @@ mod tests {
         fn any_bytes_are_a_block_that_fits_its_message_or_a_fault(
             mut bytes in vec(any::<u8>(), 0..1100),
             with_magic in any::<bool>(),
-            numbers in prop::option::of((0u32..4, 0u32..4000)),
+            numbers in prop::option::of((0u32..6, 0u32..4000)),
         ) {
             if let (true, Some(start)) = (with_magic, bytes.first_chunk_mut::<4>()) {
                 *start = *MAGIC;
             }
-            if let (Some((sequence, total_len)), true) = (numbers, bytes.len() >= HEADER_LEN) {
-                bytes[8..12].copy_from_slice(&sequence.to_be_bytes());
+            if let (Some((number, total_len)), true) = (numbers, bytes.len() >= HEADER_LEN) {
+                bytes[8..12].copy_from_slice(&number.to_be_bytes());
                 bytes[12..16].copy_from_slice(&total_len.to_be_bytes());
             }
             if let Ok(block) = parse(&bytes) {
-                let end = block.sequence as usize * PAYLOAD_LEN + block.payload.len();
+                let end = offset(block.number) + block.payload.len();
                 prop_assert!(end <= block.total_len as usize);
                 prop_assert!(!Assembly::new(&block).is_whole() || blocks(block.total_len) == 1);
             }

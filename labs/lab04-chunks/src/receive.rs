@@ -1,8 +1,6 @@
 //! Terminal 1: appends block by block to the message until it ends with a newline.
 
 use std::{
-    fs::File,
-    io::Write,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
 };
@@ -19,19 +17,22 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     ReceiveArgs,
     message::{BLOCK_LEN, Fold, LENGTH_LIMIT, TERMINATOR, shown},
+    output::Out,
     udp::{source_addr, tell_drops},
 };
 
-/// Lines that are folded are shown after this much silence, in milliseconds.
+/// Folded lines are shown after this much silence, in milliseconds.
 pub const SILENCE_MS: u16 = 200;
 
-/// Receives until the messages are there, or until Ctrl-C.
+/// Receives until the messages have come, or until Ctrl-C.
 pub fn run(args: &ReceiveArgs) -> Result<()> {
+    let addr = args.addr();
     let stop = Stop::on_signals()?;
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let addr = SocketAddr::new(args.bind, args.port);
-    let mut out = args.out.as_ref().map(|path| File::create(path).at("open", path.display())).transpose()?;
+    let Some(out) = Out::open(args.out.as_deref(), &stop)? else {
+        return Ok(()); // Ctrl-C
+    };
 
     let sock = bound(args, addr, &mut pause, &mut screen)?;
 
@@ -41,7 +42,7 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
         screen.line("Waiting for message ...");
         let mut message = Vec::new();
         let mut interrupted = false;
-        while !message.ends_with(&[TERMINATOR]) && !interrupted {
+        while !message.ends_with(&[TERMINATOR]) && message.len() <= LENGTH_LIMIT && !interrupted {
             if args.pause {
                 fold.settle(&mut screen);
             }
@@ -55,20 +56,15 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
             }
             interrupted = stop.requested();
             let (bytes_read, source) = match recvfrom::<SockaddrStorage>(sock.as_raw_fd(), &mut buffer) {
-                Err(Errno::EAGAIN | Errno::EINTR) => continue, // nothing there: the timeout, Ctrl-C
+                Err(Errno::EAGAIN | Errno::EINTR) => continue, // nothing there: the timeout, or Ctrl-C
                 result => result.at("recvfrom", addr)?,
             };
             fold.line(&mut screen, format!("Received block of {bytes_read} from {}", source_addr(source)?));
             message.extend(&buffer[..bytes_read]);
-            ensure!(
-                message.len() <= LENGTH_LIMIT,
-                "no newline at the end of a block in {LENGTH_LIMIT} bytes: given up"
-            );
         }
         fold.settle(&mut screen);
-        if let Some(out) = &mut out {
-            out.write_all(&message).at("write", "the file of --out")?;
-        }
+        out.write_all(&message, &stop)?;
+        ensure!(message.len() <= LENGTH_LIMIT, "no newline at the end of a block in {LENGTH_LIMIT} bytes: given up");
         if interrupted && !message.ends_with(&[TERMINATOR]) {
             screen.line(format_args!("Interrupted after {} bytes: no newline at their end", message.len()));
             break;
@@ -80,9 +76,11 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
     Ok(())
 }
 
-/// The socket of a receiver: the same three calls with numbers and without.
+/// The socket of a receiver: the same calls with numbers and without.
 pub fn bound(args: &ReceiveArgs, addr: SocketAddr, pause: &mut Pause, screen: &mut Screen) -> Result<Socket> {
-    pause.before(screen, "socket(AF_INET, SOCK_DGRAM, 0)");
+    let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
+
+    pause.before(screen, format_args!("socket({family}, SOCK_DGRAM, 0)"));
     let sock = Socket::new(Domain::for_address(addr), Type::DGRAM, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
 

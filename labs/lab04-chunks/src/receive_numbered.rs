@@ -1,9 +1,7 @@
-//! Terminal 1 with `--numbered`: blocks in any order, of any number of senders; doubles are dropped, holes are named.
+//! Terminal 1 with `--numbered`: takes blocks in any order and from any sender, drops doubles and names missing blocks.
 
 use std::{
     collections::VecDeque,
-    fs::File,
-    io::Write,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
 };
@@ -20,27 +18,30 @@ use crate::{
     ReceiveArgs,
     message::{BLOCK_LEN, Fold, shown},
     numbered::{Assembly, Block, HEADER_LEN, parse},
+    output::Out,
     receive::{SILENCE_MS, bound},
     udp::{source_addr, tell_drops},
 };
 
-/// Messages under way at the same time; with one more the oldest is given up.
+/// Messages under way at the same time. When one more starts, the oldest is given up.
 const UNDER_WAY: usize = 8;
-/// Late doubles of this many complete messages are still recognised.
+/// Late doubles are recognised for this many complete messages.
 const REMEMBERED: usize = 64;
-/// So many missing numbers, or stretches of them, fit a line.
+/// So many missing numbers, or stretches of them, fit on a line.
 const NAMED: usize = 10;
 
-/// Whose message: its sender and the number the sender gave it.
+/// A message's sender and the number that the sender gave the message.
 type Key = (SocketAddr, u32);
 
-/// Receives until the messages are there, or until Ctrl-C.
+/// Receives until the messages have come, or until Ctrl-C.
 pub fn run(args: &ReceiveArgs) -> Result<()> {
+    let addr = args.addr();
     let stop = Stop::on_signals()?;
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let addr = SocketAddr::new(args.bind, args.port);
-    let mut out = args.out.as_ref().map(|path| File::create(path).at("open", path.display())).transpose()?;
+    let Some(out) = Out::open(args.out.as_deref(), &stop)? else {
+        return Ok(()); // Ctrl-C
+    };
 
     let sock = bound(args, addr, &mut pause, &mut screen)?;
     screen.line("Waiting for message ...");
@@ -78,21 +79,34 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
             }
         };
         fold.line(&mut screen, format!("Received block of {HEADER_LEN}+{} from {source}", block.payload.len()));
-        if let Some(whole) = table.take((source, block.message), &block) {
-            received += 1;
-            fold.settle(&mut screen);
-            let message = whole.bytes();
-            screen.line(format_args!("Total length {} bytes: [{}]", message.len(), shown(&message)));
-            let Assembly { late, doubles, .. } = whole;
-            screen.line(format_args!("Of {} blocks {late} came late and {doubles} twice", whole.expected()));
-            if let Some(out) = &mut out {
-                out.write_all(&message).at("write", "the file of --out")?;
+        match table.take((source, block.message), &block) {
+            Taken::Added => {}
+            Taken::AnotherLength => {
+                fold.line(
+                    &mut screen,
+                    format!("Ignored it: other blocks of message {} give another length", block.message),
+                );
+            }
+            Taken::Instead((source, number), oldest) => {
+                fold.settle(&mut screen);
+                let (arrived, expected) = (oldest.arrived(), oldest.expected());
+                screen
+                    .line(format_args!("Given up: message {number} of {source}, with {arrived} of {expected} blocks"));
+            }
+            Taken::Last(whole) => {
+                received += 1;
+                fold.settle(&mut screen);
+                let message = whole.bytes();
+                screen.line(format_args!("Total length {} bytes: [{}]", message.len(), shown(&message)));
+                let Assembly { late, doubles, .. } = whole;
+                screen.line(format_args!("Of {} blocks {late} came late and {doubles} twice", whole.expected()));
+                out.write_all(&message, &stop)?;
             }
         }
     }
     if !fold.is_settled() || args.pause {
         fold.settle(&mut screen);
-        table.tell(&mut screen); // otherwise the silence has said it
+        table.tell(&mut screen); // otherwise the silence before has told it
     }
     tell_drops(&sock, &mut screen);
     drop(sock); // close(2)
@@ -102,38 +116,48 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
 /// The messages under way, oldest first, and the last ones that are complete.
 #[derive(Default)]
 struct Table {
-    under_way: VecDeque<(Key, Assembly)>,
+    under_way: Vec<(Key, Assembly)>,
     complete: VecDeque<Key>,
 }
 
+/// What became of a block.
+#[derive(Debug)]
+enum Taken {
+    /// It has its place, or had it already.
+    Added,
+    /// It gives its message another total length than the blocks before it: not taken.
+    AnotherLength,
+    /// It starts a message, and for want of room the oldest one was given up.
+    Instead(Key, Assembly),
+    /// It was the last one of this message.
+    Last(Assembly),
+}
+
 impl Table {
-    /// Takes a block; the message, if this was its last one.
-    fn take(&mut self, key: Key, block: &Block<'_>) -> Option<Assembly> {
+    fn take(&mut self, key: Key, block: &Block<'_>) -> Taken {
         if self.complete.contains(&key) {
-            return None; // a late double
+            return Taken::Added; // a late double
         }
-        let at = match self.under_way.iter().position(|(known, _)| *known == key) {
-            Some(at) => {
-                self.under_way[at].1.add(block);
-                at
-            }
-            None => {
-                if self.under_way.len() == UNDER_WAY {
-                    self.under_way.pop_front();
-                }
-                self.under_way.push_back((key, Assembly::new(block)));
-                self.under_way.len() - 1
-            }
+        let assembly = match self.under_way.iter().position(|(known, _)| *known == key) {
+            None => Assembly::new(block),
+            Some(at) if !self.under_way[at].1.add(block) => return Taken::AnotherLength,
+            Some(at) if !self.under_way[at].1.is_whole() => return Taken::Added,
+            Some(at) => self.under_way.remove(at).1,
         };
-        let whole = self.under_way[at].1.is_whole().then(|| self.under_way.remove(at)).flatten();
-        if whole.is_some() {
+        if assembly.is_whole() {
             self.complete.truncate(REMEMBERED - 1);
             self.complete.push_front(key);
+            return Taken::Last(assembly);
         }
-        whole.map(|(_, assembly)| assembly)
+        self.under_way.push((key, assembly));
+        if self.under_way.len() <= UNDER_WAY {
+            return Taken::Added;
+        }
+        let (oldest_key, oldest) = self.under_way.remove(0);
+        Taken::Instead(oldest_key, oldest)
     }
 
-    /// Says what is missing.
+    /// Says which blocks are missing.
     fn tell(&self, screen: &mut Screen) {
         for ((source, number), assembly) in &self.under_way {
             let missing = assembly.missing();
@@ -177,15 +201,30 @@ mod tests {
     fn a_ninth_message_gives_up_the_oldest_and_doubles_of_a_complete_one_start_nothing() {
         let source = "127.0.0.1:9".parse().unwrap();
         let mut table = Table::default();
-        for number in 0..9 {
-            let datagrams = cut(&[b'x'; 3000], number);
-            assert!(table.take((source, number), &parse(&datagrams[0]).unwrap()).is_none());
+        let first_of = |number| cut(&[b'x'; 3000], number).swap_remove(0);
+        for number in 0..8 {
+            let taken = table.take((source, number), &parse(&first_of(number)).unwrap());
+            assert!(matches!(taken, Taken::Added), "{taken:?}");
         }
+        let ninth = table.take((source, 8), &parse(&first_of(8)).unwrap());
+        assert!(matches!(&ninth, Taken::Instead((_, 0), oldest) if oldest.arrived() == 1), "{ninth:?}");
         assert_eq!(table.under_way.len(), UNDER_WAY);
         let datagrams = cut(b"short", 99);
         let block = parse(&datagrams[0]).unwrap();
         table.under_way.clear();
-        assert_eq!(table.take((source, 99), &block).unwrap().bytes(), b"short");
-        assert!(table.take((source, 99), &block).is_none() && table.under_way.is_empty());
+        let last = table.take((source, 99), &block);
+        assert!(matches!(&last, Taken::Last(whole) if whole.bytes() == b"short"), "{last:?}");
+        assert!(matches!(table.take((source, 99), &block), Taken::Added) && table.under_way.is_empty());
+    }
+
+    #[test]
+    fn a_block_of_another_total_length_is_told_from_one_that_is_taken() {
+        let source = "127.0.0.1:9".parse().unwrap();
+        let mut table = Table::default();
+        let (datagrams, longer) = (cut(&[b'x'; 3000], 1), cut(&[b'x'; 3001], 1));
+        table.take((source, 1), &parse(&datagrams[0]).unwrap());
+        let taken = table.take((source, 1), &parse(&longer[1]).unwrap());
+        assert!(matches!(taken, Taken::AnotherLength), "{taken:?}");
+        assert_eq!(table.under_way[0].1.missing(), [2, 3]);
     }
 }

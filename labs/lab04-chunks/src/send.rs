@@ -1,7 +1,6 @@
 //! Terminal 2: cuts the message into blocks and sends each in a datagram of its own.
 
 use std::{
-    net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -21,15 +20,16 @@ use crate::{
     numbered::{self, HEADER_LEN},
 };
 
-/// Between two copies: time for the receiver to name what is missing.
+/// Between two copies: time for the receiver to name the missing blocks.
 const COPY_GAP_MS: u16 = 500;
 
 /// Sends the message, or stops at Ctrl-C.
 pub fn run(args: &SendArgs) -> Result<()> {
+    let addr = args.addr();
     let stop = Stop::on_signals()?;
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let addr = SocketAddr::new(args.bind, args.port);
+    let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
     let Some(mut message) = input::message(args.file.as_deref(), &stop)? else {
         return Ok(()); // Ctrl-C
     };
@@ -37,7 +37,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
         message.push(TERMINATOR);
     }
 
-    pause.before(&mut screen, "socket(AF_INET, SOCK_DGRAM, 0)");
+    pause.before(&mut screen, format_args!("socket({family}, SOCK_DGRAM, 0)"));
     let sock = Socket::new(Domain::for_address(addr), Type::DGRAM, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
 
@@ -46,7 +46,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
     let local_addr = sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     screen.line(format_args!("Socket is bound to {local_addr}"));
 
-    // The clock in milliseconds is a number that the next message does not have.
+    // The clock in milliseconds gives each message another number.
     let number = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis() as u32;
     let (blocks, header_len) = match args.numbered {
         false => (message.chunks(BLOCK_LEN).map(<[u8]>::to_vec).collect(), 0),
@@ -80,7 +80,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
                 return Ok(());
             }
         }
-        // That is all a sender knows: each block was handed to the kernel. Nobody says whether one arrived.
+        // A sender knows only that the kernel took each block. No call tells it whether a block arrived.
         screen.line(format_args!("Sent message to {} in {} parts", args.to, blocks.len()));
     }
     screen.line(format_args!("Payload length {} bytes: [{}]", message.len(), shown(&message)));

@@ -1,4 +1,4 @@
-//! What the kernel says of a UDP socket besides its datagrams, and what the file to send or to write needs.
+//! What the kernel tells about a UDP socket besides its datagrams: where they came from, and how many were dropped.
 
 use std::{
     fs,
@@ -14,7 +14,7 @@ use nix::sys::{socket::SockaddrStorage, stat::fstat};
 use shared::{At, Screen};
 use socket2::Socket;
 
-/// An open socket is in the kernel's table; this is for the file that shows it.
+/// An open socket is in the kernel's table at once; the file that shows the table may leave a row out.
 const LISTED_LIMIT: Duration = Duration::from_secs(2);
 
 /// The address recvfrom(2) wrote down.
@@ -24,9 +24,9 @@ pub fn source_addr(source: Option<SockaddrStorage>) -> Result<SocketAddr> {
     v4.or_else(|| source.as_sockaddr_in6().map(|addr| SocketAddrV6::from(*addr).into())).context("not an IP address")
 }
 
-/// How many datagrams this socket lost since it was made, because its receive buffer was full (or a checksum was
-/// wrong): the last column of /proc/net/udp, see proc_pid_net(5). A row can be left out of the file while other sockets
-/// come and go, so it is looked for again.
+/// How many datagrams the kernel dropped for this socket, because the receive buffer was full (or a checksum was wrong):
+/// the last column of /proc/net/udp, see proc_pid_net(5). The file may leave a row out while other sockets come and go,
+/// so this function looks again.
 pub fn drops(sock: &Socket) -> Result<u64> {
     let inode = fstat(sock.as_fd()).at("fstat", "")?.st_ino.to_string();
     wait_until("the socket in /proc/net/udp", LISTED_LIMIT, || {
@@ -51,7 +51,7 @@ fn drops_of(table: &str, inode: &str) -> Option<u64> {
     rows.filter(|field| field.get(9) == Some(&inode)).find_map(|field| field.get(12)?.parse().ok())
 }
 
-/// Says how many datagrams the socket lost, if it did: recvfrom never does.
+/// Says how many datagrams the kernel dropped for this socket, if it did: recvfrom never tells.
 pub fn tell_drops(sock: &Socket, screen: &mut Screen) {
     if let Ok(drops @ 1..) = drops(sock) {
         screen.line(format_args!("The kernel dropped {drops} datagrams: the receive buffer was full"));

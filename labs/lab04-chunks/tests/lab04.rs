@@ -83,6 +83,17 @@ fn the_demo_decides_every_claim_as_recorded() {
 }
 
 #[test]
+fn what_the_kernel_drops_is_counted_for_the_socket_and_for_the_machine() {
+    let printed = &DEMO.finished.stdout;
+    let number = |before: &str, after: &str| -> u32 {
+        let rest = printed.split(before).nth(1).unwrap_or_else(|| panic!("no {before}:\n{printed}"));
+        rest.split(after).next().unwrap().parse().unwrap()
+    };
+    let dropped = number("/proc/net/udp, last column: ", " drops\n");
+    assert!(dropped > 0 && number("counted   UdpRcvbufErrors +", "  (all") >= dropped, "{printed}");
+}
+
+#[test]
 fn the_printed_calls_are_those_strace_saw() {
     testkit::assert_printed_calls_are_real(LAB);
 }
@@ -343,8 +354,8 @@ fn numbered_names_what_is_missing_ignores_what_is_no_block_and_still_gets_the_re
     receiver.wait_for(": no numbered block\n").unwrap();
     receiver.wait_for(": its length does not fit its place in the message\n").unwrap();
     sock.send_to(&blocks[3], addr).unwrap(); // from another source: another message
-    receiver.wait_for(": missing 2 of 4\n  blocks 1-2\n").unwrap();
-    receiver.wait_for(": missing 3 of 4\n  blocks 0-2\n").unwrap();
+    receiver.wait_for(": missing 2 of 4\n  blocks 2-3\n").unwrap();
+    receiver.wait_for(": missing 3 of 4\n  blocks 1-3\n").unwrap();
     for at in [0, 2, 1] {
         sock.send_to(&blocks[at], addr).unwrap();
     }
@@ -363,7 +374,7 @@ fn random_datagrams_leave_both_receivers_as_they_were() {
         let outcome = TestRunner::new(config).run(&(magic, vec(any::<u8>(), 0..1500)), |(magic, mut bytes)| {
             if magic && bytes.len() >= 16 {
                 bytes[..4].copy_from_slice(b"NBLK");
-                bytes[8..14].fill(0); // a low number of a short message: some of them fit
+                bytes[8..14].copy_from_slice(&[0, 0, 0, 1, 0, 0]); // the first block of a short message: some fit
             }
             if options.is_empty() && bytes.len().min(1024) > 0 {
                 let last = bytes.len().min(1024) - 1;
@@ -579,13 +590,16 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     assert_eq!((code, stderr.as_str()), (1, "lab04: /dev/zero: longer than 16777215 bytes\n"));
     let (code, stderr) = failed(&["send", "/"]);
     assert_eq!((code, stderr.as_str()), (1, "lab04: read /: EISDIR (21) Is a directory\n"));
-    let (code, stderr) = failed(&["send", "--port", "0", "--to", "127.0.0.1:0"]);
-    assert_eq!(code, 1);
-    assert!(stderr.starts_with("lab04: sendto 127.0.0.1:0: EINVAL (22) "), "{stderr}");
+    let (_, stderr) = failed(&["send", "--to", "[::1]:7778", "--bind", "127.0.0.1"]);
+    assert!(stderr.starts_with("error: this address and --to: one is IPv4, the other IPv6\n"), "{stderr}");
     for usage in [
         &["receive", "65536"][..],
         &["send", "--to", "here"],
-        &["send", "--to", "127.0.0.1"],
+        &["send", "--to", "127.0.0.1:0"],
+        &["send", "--to", "::1", "--bind", "127.0.0.1"],
+        &["send", "--port", "1", "--bind", "127.0.0.1:2"],
+        &["relay", "127.0.0.1", "--to", "::1"],
+        &["relay", "--to", "0"],
         &["receive", "--bind", "here"],
         &["relay", "--drop", "101"],
         &["relay", "--drop", "60", "--delay", "41"],
@@ -597,21 +611,148 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
 }
 
 #[test]
-fn a_relay_to_itself_is_refused() {
-    // The port may be taken by somebody else between the two lines; then bind says so.
-    let free = foreign().1;
-    let refused = run(Command::new(LAB).args(["relay", &free.port().to_string(), "--to", &free.to_string()]));
-    assert_eq!(refused.code(), 1, "{refused:?}");
-    assert!(
-        refused.stderr.contains("that is the relay itself") || refused.stderr.contains("EADDRINUSE"),
-        "{refused:?}"
-    );
+fn a_relay_to_itself_is_refused_by_whatever_name() {
+    for (bind, to) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("0.0.0.0", "127.0.0.1"),
+        ("0.0.0.0", "127.0.0.2"),
+        ("[::1]", "[::]"),
+        ("[::]", "[::ffff:127.0.0.1]"),
+    ] {
+        if skip_without(bind.contains(':') && !have_ipv6(), "IPv6", "sysctl -w net.ipv6.conf.all.disable_ipv6=0") {
+            continue;
+        }
+        // The port may be taken by somebody else between the two lines; then bind says so.
+        let port = foreign().1.port();
+        let refused =
+            run(Command::new(LAB).args(["relay", &format!("{bind}:{port}"), "--to", &format!("{to}:{port}")]));
+        assert_eq!(refused.code(), 1, "{refused:?}");
+        let said = ["that is the relay itself", "EADDRINUSE"].iter().any(|text| refused.stderr.contains(text));
+        assert!(said, "{bind} {to}: {refused:?}");
+    }
+}
+
+#[test]
+fn two_relays_that_send_on_to_each_other_do_not_spin() {
+    let (sock, addr) = foreign();
+    let (mut first, first_addr) = relay(addr, &[]);
+    drop(sock); // its port is free for the second relay
+    let args = ["relay", &addr.to_string(), "--to", &first_addr.to_string()];
+    let mut second = Role::spawn(Command::new(LAB).args(args)).unwrap();
+    second.wait_for("Relay is bound to ").unwrap();
+    say(first_addr, &[b"hello"]);
+    second.wait_for(&format!("Ignored 5 bytes from {first_addr}: the relay works in one direction\n")).unwrap();
+    first.wait_for("So far 1 datagrams came and 1 were sent on\n").unwrap();
+    interrupt(&mut first);
+    interrupt(&mut second);
+    assert!(!second.printed().contains("So far"), "{}", second.printed());
+}
+
+#[test]
+fn the_relay_cuts_nothing_over_ipv6_either() {
+    if skip_without(!have_ipv6(), "IPv6", "sysctl -w net.ipv6.conf.all.disable_ipv6=0") {
+        return;
+    }
+    let sock = UdpSocket::bind("[::1]:0").unwrap();
+    sock.set_read_timeout(Some(LIMIT)).unwrap();
+    let (_relay, relay_addr) = relay(sock.local_addr().unwrap(), &[]); // bound to ::1, as its destination
+    let longest = vec![b'x'; 65_527];
+    UdpSocket::bind("[::1]:0").unwrap().send_to(&longest, relay_addr).unwrap();
+    let mut buffer = vec![0; 65_536];
+    assert_eq!(sock.recv(&mut buffer).unwrap(), longest.len());
+}
+
+fn have_ipv6() -> bool {
+    UdpSocket::bind("[::1]:0").is_ok()
+}
+
+#[test]
+fn an_address_may_be_a_port_a_host_or_both_and_bind_stays_beside_it() {
+    for (args, bound) in [
+        (&["receive", "127.0.0.2:0"][..], "127.0.0.2:"),
+        (&["receive", "0", "--bind", "127.0.0.2"], "127.0.0.2:"),
+        (&["receive", "--bind", "127.0.0.2:0"], "127.0.0.2:"),
+        (&["relay", "127.0.0.2:0"], "127.0.0.2:"),
+        (&["relay", "0", "--bind", "127.0.0.2", "--to", "127.0.0.2"], "127.0.0.2:"),
+        (&["relay", "0", "--to", "7778"], "127.0.0.1:"),
+    ] {
+        let mut role = Role::spawn(Command::new(LAB).args(args)).unwrap();
+        let banner = role.line_with("bound to ").unwrap();
+        assert!(banner.contains(&format!("bound to {bound}")), "{args:?}: {banner}");
+        interrupt(&mut role);
+    }
+}
+
+#[test]
+fn eight_stray_messages_end_a_long_one_and_the_receiver_says_so() {
+    let (mut receiver, addr) = receiver(&["--numbered"]);
+    let (sock, tap) = foreign();
+    let from = sock.local_addr().unwrap();
+    send(tap, &["--numbered"]);
+    let blocks: Vec<Vec<u8>> = (0..84).map(|_| next(&sock)).collect();
+    blocks[..30].iter().for_each(|block| assert_eq!(sock.send_to(block, addr).unwrap(), block.len()));
+    let number = u32::from_be_bytes(blocks[0][4..8].try_into().unwrap());
+    for stray in 1..=8 {
+        let mut block = blocks[0].clone();
+        block[4..8].copy_from_slice(&number.wrapping_add(stray).to_be_bytes());
+        sock.send_to(&block, addr).unwrap();
+    }
+    receiver.wait_for(&format!("Given up: message {number} of {from}, with 30 of 84 blocks\n")).unwrap();
+    interrupt(&mut receiver);
+}
+
+#[test]
+fn a_block_of_another_total_length_is_ignored_aloud() {
+    let (mut receiver, addr) = receiver(&["--numbered"]);
+    let (sock, tap) = foreign();
+    send(tap, &["--numbered"]);
+    let blocks: Vec<Vec<u8>> = (0..84).map(|_| next(&sock)).collect();
+    let mut other = blocks[1].clone();
+    other[15] += 1;
+    for block in [&blocks[0], &other] {
+        sock.send_to(block, addr).unwrap();
+    }
+    receiver.wait_for("Ignored it: other blocks of message ").unwrap();
+    receiver.wait_for(" give another length\n").unwrap();
+    receiver.wait_for(": missing 83 of 84\n  blocks 2-84\n").unwrap();
+    interrupt(&mut receiver);
+}
+
+#[test]
+fn out_may_be_a_named_pipe_and_ctrl_c_is_heard_while_nobody_reads_it() {
+    let folder = TempDir::new();
+    let pipe = folder.path().join("pipe");
+    nix::unistd::mkfifo(&pipe, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let path = pipe.to_str().unwrap();
+    for options in [&["--numbered"][..], &[]] {
+        let args = [&["receive", "0", "--out", path], options].concat();
+        let mut role = Role::spawn(Command::new(LAB).args(&args)).unwrap();
+        wait_until("the receiver waits for a reader", LIMIT, || {
+            Ok((asleep(&role) && signals_blocked(&role)).then_some(()))
+        })
+        .unwrap();
+        interrupt(&mut role);
+        assert_eq!(role.printed(), "", "nothing was bound");
+    }
+    // With a reader it holds what was received.
+    let reader = Role::spawn(Command::new("cat").arg(&pipe));
+    let (mut receiver, addr) = receiver(&["--out", path]);
+    say(addr, &[b"racecar\n"]);
+    ends_well(&mut receiver);
+    reader.unwrap().wait_for("racecar\n").unwrap();
 }
 
 #[test]
 fn a_message_that_never_ends_is_given_up_at_its_limit() {
-    let mut child =
-        Command::new(LAB).args(["receive", "0"]).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let folder = TempDir::new();
+    let out = folder.path().join("out");
+    let mut child = Command::new(LAB)
+        .args(["receive", "0", "--out", out.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let banner = lines.next().unwrap().unwrap();
     let addr: SocketAddr = banner.rsplit(' ').next().unwrap().parse().unwrap();
@@ -632,6 +773,7 @@ fn a_message_that_never_ends_is_given_up_at_its_limit() {
     assert_eq!(ended.unwrap().code(), Some(1));
     let stderr = String::from_utf8(output.stderr).unwrap();
     assert_eq!(stderr, "lab04: no newline at the end of a block in 16777216 bytes: given up\n");
+    assert_eq!(fs::metadata(&out).unwrap().len(), 16_777_216 + 1024, "what was received is kept");
 }
 
 #[test]
@@ -653,7 +795,7 @@ fn the_header_is_documented_as_it_is_on_the_wire() {
     let first = next(&sock);
     assert_eq!(
         (first.len(), &first[..4], &first[8..12], &first[12..16]),
-        (1024, &b"NBLK"[..], &[0; 4][..], &[0, 1, 0x48, 0x21][..])
+        (1024, &b"NBLK"[..], &[0, 0, 0, 1][..], &[0, 1, 0x48, 0x21][..])
     );
     assert_eq!(&first[16..28], b"Hello world!");
     let main = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/numbered.rs")).unwrap();

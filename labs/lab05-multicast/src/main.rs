@@ -1,4 +1,4 @@
-//! Send to a group, join a group: who receives a multicast, and what does the sender learn of it?
+//! Send to a group, join a group: who receives a multicast, and what does its sender learn?
 //!
 //! Terminal 1:   cargo run -p lab05-multicast -- receive
 //! Terminal 2:   cargo run -p lab05-multicast -- receive
@@ -18,14 +18,14 @@ mod send;
 mod wire;
 
 use std::{
-    net::{Ipv4Addr, SocketAddrV4},
+    net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     process::ExitCode,
     time::Duration,
 };
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::{DemoArgs, SheetArgs};
+use shared::{DemoArgs, Place, SheetArgs};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -38,10 +38,11 @@ Examples:
   socat -u UDP4-RECV:53124,reuseaddr,ip-add-membership=239.1.1.1:127.0.0.1 -
                                            a foreign receiver
 
-Groups are IPv4 addresses from 224.0.0.0 to 239.255.255.255. The two programs read
-no input: Ctrl-C ends them. Nothing leaves this machine unless --interface names
-another address than 127.0.0.1. Times are UTC. A datagram is shown on one line,
-control characters and what is not UTF-8 escaped.";
+Groups are IPv4 addresses from 224.0.0.0 to 239.255.255.255; GROUP:PORT may also be
+GROUP or PORT alone. The two programs read no input: Ctrl-C ends them. Nothing
+leaves this machine unless --interface names another address than 127.0.0.1. Times
+are UTC. A datagram is shown on one line; control characters, and bytes that are
+not UTF-8, are escaped.";
 
 /// As in the lecture.
 const DEFAULT_GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 1, 1, 1), 53124);
@@ -66,7 +67,7 @@ enum Command {
     Send(SendArgs),
     /// Join a group and show what arrives
     Receive(ReceiveArgs),
-    /// Inside a private network: a cable with both ends on this machine (the experiment loop-back starts it)
+    /// Inside a private network: a cable with both ends on this machine. The experiment loop-back starts this role
     #[command(hide = true)]
     Wire(WireArgs),
 }
@@ -76,7 +77,7 @@ struct SendArgs {
     /// Group and port to send to
     #[arg(default_value_t = DEFAULT_GROUP, value_name = "GROUP:PORT", value_parser = destination)]
     group: SocketAddrV4,
-    /// Time to live: how many routers may pass it on, plus one
+    /// Time to live: one more than the number of routers that may pass a datagram on
     #[arg(long, default_value_t = 4, value_name = "HOPS")]
     ttl: u8,
     /// Seconds between two datagrams, 0.01 to 86400
@@ -108,21 +109,23 @@ struct ReceiveArgs {
 
 #[derive(Args)]
 struct WireArgs {
-    /// Only set it up
-    #[arg(long)]
-    check: bool,
+    /// The network namespace of the demo, where no cable may be laid
+    outside: String,
 }
 
-/// GROUP or GROUP:PORT.
+/// PORT, GROUP or GROUP:PORT.
 fn group(text: &str) -> Result<SocketAddrV4, String> {
-    let alone = || text.parse().map(|group| SocketAddrV4::new(group, DEFAULT_GROUP.port()));
-    let addr: SocketAddrV4 = text.parse().or_else(|_| alone()).map_err(|_| "not GROUP:PORT, as in 239.1.1.1:53124")?;
-    if addr.ip().is_multicast() { Ok(addr) } else { Err("no group: they go from 224.0.0.0 to 239.255.255.255".into()) }
+    let addrs = text.parse::<Place>()?.resolved(SocketAddr::V4(DEFAULT_GROUP))?;
+    let mut groups = addrs.into_iter().filter_map(|addr| match addr {
+        SocketAddr::V4(addr) if addr.ip().is_multicast() => Some(addr),
+        _ => None,
+    });
+    groups.next().ok_or_else(|| "no group: IPv4 groups go from 224.0.0.0 to 239.255.255.255".into())
 }
 
 fn destination(text: &str) -> Result<SocketAddrV4, String> {
     let addr = group(text)?;
-    if addr.port() > 0 { Ok(addr) } else { Err("port 0 cannot be sent to".into()) }
+    if addr.port() > 0 { Ok(addr) } else { Err("nobody is at port 0: a port from 1 to 65535".into()) }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

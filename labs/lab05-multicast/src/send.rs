@@ -39,7 +39,7 @@ pub fn run(args: &SendArgs) -> Result<()> {
     sock.set_reuse_address(true).at("setsockopt SO_REUSEADDR", "")?;
     debug(&mut screen, "UDP socket reuse set ...");
 
-    // Not in the lecture: without it the routing table chooses, and the datagrams leave the machine.
+    // Not in the lecture. Without this option the routing table chooses, and the datagrams leave the machine.
     pause.before(&mut screen, format_args!("setsockopt({fd}, IPPROTO_IP, IP_MULTICAST_IF, {interface})"));
     sock.set_multicast_if_v4(&interface).at("setsockopt IP_MULTICAST_IF", interface)?;
     debug(&mut screen, format_args!("Set multicast interface [{interface}] ..."));

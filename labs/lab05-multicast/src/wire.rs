@@ -1,34 +1,35 @@
 //! A cable inside a private network: a veth pair, both ends on this machine, nobody else on it.
 //!
-//! `unshare -Urn` starts this as root of a network namespace of its own, for an ordinary account too. For each setting of
-//! the LOOP options one datagram over IPv4 and one over IPv6 go out at the near end; who heard them is printed.
+//! The experiment starts this role in a network namespace, for an ordinary account too. For each setting of the LOOP
+//! options the role sends one datagram over IPv4 and one over IPv6 at the near end, and prints who heard them.
 
 use std::{
     io::stdin,
     net::{Ipv4Addr, Ipv6Addr, SocketAddrV4, SocketAddrV6},
     os::fd::AsRawFd,
-    process::{Command, Stdio},
+    process::Command,
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::wait_until;
+use kernel::{
+    namespace::{START_LIMIT, ensure_private, own},
+    wait_until,
+};
 use nix::{
     errno::Errno,
-    ifaddrs::getifaddrs,
     libc,
-    net::if_::{InterfaceFlags, if_nametoindex},
+    net::if_::if_nametoindex,
     sys::socket::{LinkAddr, MsgFlags, SockaddrIn, SockaddrIn6, recv, recvfrom, sendto},
 };
-use shared::{At, Screen};
+use shared::{At, Role, Screen};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::WireArgs;
 
-/// What ip(8) is told. The addresses are for documentation (RFC 5737) and for one link (RFC 4291 2.5.6); nodad, because
-/// an address is of no use before the search for duplicates has ended.
+/// For ip(8). The addresses are for documentation (RFC 5737) and for one link (RFC 4291 2.5.6); nodad, because an
+/// address cannot be used before the search for duplicates has ended.
 const SET_UP: &[&str] = &[
-    "link set lo up",
     "link add near type veth peer name far",
     "link set near addrgenmode none",
     "link set far addrgenmode none",
@@ -45,8 +46,8 @@ const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff12, 0, 0, 0, 0, 0, 1, 1);
 const PORT_V6: u16 = 53126;
 
 const LIMIT: Duration = Duration::from_secs(5);
-/// Both copies are made in the same call, the local one first: once the far end has its own, this is only for a
-/// machine too busy to hand the other over.
+/// Both copies are made in the same call, the local one first. Once the far end has its copy, only a machine that is too
+/// busy to hand over the local one needs this time.
 const GRACE: Duration = Duration::from_millis(100);
 
 /// The LOOP options of sender and receiver: untouched, or set to these.
@@ -77,19 +78,19 @@ impl Heard {
     }
 }
 
+/// Starts this role in a private network; it says `ready` within [`START_LIMIT`].
+pub fn start() -> Result<Role> {
+    Role::start_in_namespace(&["wire", &own()?])
+}
+
 /// Whether this machine lets us have such a cable.
 pub fn possible() -> bool {
-    let Ok(own) = std::env::current_exe() else { return false };
-    let mut check = Command::new("unshare");
-    check.args(["-Urn"]).arg(own).args(["wire", "--check"]);
-    check.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+    start().is_ok_and(|mut wire| wire.wait_for_within("ready\n", START_LIMIT).is_ok())
 }
 
 /// Lays the cable, says `ready`, waits for a line, then plays each of [`SETTINGS`].
 pub fn run(args: &WireArgs) -> Result<()> {
-    // In a new network nothing is up, not even lo. Anywhere else this would lay its cable into the real one.
-    let fresh = getifaddrs().at("getifaddrs", "")?.all(|interface| !interface.flags.contains(InterfaceFlags::IFF_UP));
-    ensure!(fresh, "this network is in use; the role wire is for a new one: unshare -Urn");
+    ensure_private(&args.outside)?;
     for command in SET_UP {
         let told = Command::new("ip").args(command.split(' ')).status().context("cannot start ip")?;
         ensure!(told.success(), "this failed: ip {command}");
@@ -99,10 +100,9 @@ pub fn run(args: &WireArgs) -> Result<()> {
     wait_until("a route to the group", LIMIT, || Ok(play(near, far, None).ok()))?;
     let mut screen = Screen::new();
     screen.line("ready");
-    if args.check {
+    if stdin().read_line(&mut String::new())? == 0 {
         return Ok(());
     }
-    stdin().read_line(&mut String::new())?;
     for setting in SETTINGS {
         screen.line(play(near, far, setting)?.line());
     }
@@ -111,7 +111,7 @@ pub fn run(args: &WireArgs) -> Result<()> {
 
 /// One setting: new sockets, two datagrams.
 fn play(near: u32, far: u32, setting: Option<(bool, bool)>) -> Result<Heard> {
-    // Sees each frame of both ends; this is what tcpdump reads from.
+    // Sees each frame of both ends; tcpdump reads from such a socket.
     let every_protocol = Protocol::from(i32::from((libc::ETH_P_ALL as u16).to_be()));
     let frame_sock = Socket::new(Domain::PACKET, Type::RAW, Some(every_protocol)).at("socket", "AF_PACKET")?;
     frame_sock.set_nonblocking(true).at("fcntl", "")?;
@@ -159,14 +159,14 @@ fn receiver_v6(device: &str, index: u32) -> Result<Socket> {
     let any_addr = SocketAddrV6::new(Ipv6Addr::UNSPECIFIED, PORT_V6, 0, 0);
     let sock = Socket::new(Domain::IPV6, Type::DGRAM, None).at("socket", any_addr)?;
     sock.set_reuse_address(true).at("setsockopt SO_REUSEADDR", "")?;
-    // Both ends are on this host: without it a member at one end would hear what comes out at the other.
+    // Both ends are on this host: without this option a member at one end would hear frames of the other end, too.
     sock.bind_device(Some(device.as_bytes())).at("setsockopt SO_BINDTODEVICE", device)?;
     sock.bind(&any_addr.into()).at("bind", any_addr)?;
     sock.join_multicast_v6(&GROUP_V6, index).at("setsockopt IPV6_ADD_MEMBERSHIP", device)?;
     Ok(sock)
 }
 
-/// Whether a datagram is there, or comes within `limit`.
+/// Whether a datagram has come, or comes within `limit`.
 fn hears(sock: &Socket, limit: Duration) -> Result<bool> {
     sock.set_read_timeout(Some(limit)).at("setsockopt SO_RCVTIMEO", "")?;
     loop {

@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    net::{Ipv6Addr, UdpSocket},
+    net::{Ipv4Addr, Ipv6Addr, UdpSocket},
     os::unix::fs::symlink,
     process::Command,
     time::Duration,
@@ -125,6 +125,17 @@ fn an_ipv6_group_is_written_the_same_way_by_each_source() {
         shown_with(tools, path, &[], |shown| {
             let rows = rows(shown);
             well_known.iter().all(|wanted| rows.iter().any(|row| row == wanted))
+        });
+    });
+}
+
+#[test]
+fn a_group_that_mdns_joins_keeps_its_row_in_80_columns() {
+    let sock = socket2::Socket::from(UdpSocket::bind("127.0.0.1:0").unwrap());
+    sock.join_multicast_v4(&Ipv4Addr::new(224, 0, 0, 251), &Ipv4Addr::LOCALHOST).unwrap();
+    each_source(|tools, path| {
+        shown_with(tools, path, &[], |shown| {
+            rows(shown).iter().any(|row| row.starts_with("lo ") && row.ends_with(" 224.0.0.251"))
         });
     });
 }

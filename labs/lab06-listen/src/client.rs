@@ -1,6 +1,6 @@
 //! Terminal 2: connects, and stays until Enter, Ctrl-C, or the server's end.
 //!
-//! It needs no bind: the kernel chooses an address and a port when connect is called.
+//! A client needs no bind: the kernel chooses its address and port when connect is called.
 
 use std::{
     io::stdin,

@@ -1,10 +1,10 @@
 //! listen, accept and connect: what stands between a client and the program it wants to reach?
 //!
-//! Terminal 1:   cargo run -p lab06-listen -- listen       listens and never accepts
-//!          or:  cargo run -p lab06-listen -- server       listens and accepts one client
-//! Terminal 2:   cargo run -p lab06-listen -- client
+//! Terminal 1:   cargo lab06 listen       listens and never accepts
+//!          or:  cargo lab06 server       listens and accepts one client
+//! Terminal 2:   cargo lab06 client
 //! Watch:        scripts/backlog.sh 7777 --watch
-//! Experiments:  cargo run -p lab06-listen
+//! Experiments:  cargo lab06
 //!
 //! Compare with lab02-bind (a port without a listener) and lab07-multiclient (many connections in one loop).
 //! Source: notes ch.2, Listening, Accepting connections, Connecting; user manual, step 6.
@@ -19,7 +19,7 @@ use std::{net::SocketAddr, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-use shared::{DemoArgs, SheetArgs, address};
+use shared::{DemoArgs, SheetArgs, address, destination};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -58,7 +58,7 @@ enum Command {
 
 #[derive(Args)]
 struct ListenArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Limit of the accept queue; the lecture's 0
@@ -71,8 +71,8 @@ struct ListenArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// The server's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
+    #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Wait for Enter before each socket call
     #[arg(long)]

@@ -47,7 +47,7 @@ pub fn run(args: &ListenArgs) -> Result<()> {
             return Ok(());
         }
         match listen_sock.accept() {
-            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(passes) => {}
+            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(is_transient) => {}
             accepted => break accepted.at("accept", local_addr)?,
         }
     };
@@ -64,7 +64,7 @@ pub fn run(args: &ListenArgs) -> Result<()> {
     Ok(())
 }
 
-/// Errors that are over with the call: try again.
-fn passes(errno: Errno) -> bool {
+/// Errors after which the same call may succeed: try again.
+fn is_transient(errno: Errno) -> bool {
     matches!(errno, Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED)
 }

@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    fs,
     net::{SocketAddr, TcpStream},
     process::Command,
     sync::LazyLock,
     time::Duration,
 };
 
+use kernel::namespace::NAMESPACE;
 use nix::sys::signal::Signal;
 use testkit::{
     Demo, Role, TempDir, ends_well, failed, have, interrupt, path_with, root, run, signal, skip_without, wait_until,
@@ -40,7 +42,7 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("full-queue", "CORRECTED"),
         ("not-listening", "CORRECTED"),
         ("new-socket", "ANSWERED"),
-        ("listener-io", "ANSWERED"),
+        ("listener-io", "CONFIRMED"),
         ("close-listener", "ANSWERED"),
         ("no-connect", "CORRECTED"),
     ]);
@@ -76,6 +78,62 @@ fn server_and_client_name_the_same_two_addresses() {
         role.wait_for("Terminating ...\n").unwrap();
         ends_well(role);
     }
+}
+
+#[test]
+fn a_port_an_address_and_a_name_are_understood() {
+    let (_listener, addr) = listening("listen", "5");
+    for place in [format!("{}", addr.port()), format!("localhost:{}", addr.port()), format!("0.0.0.0:{}", addr.port())]
+    {
+        let mut client = Role::spawn(Command::new(LAB).args(["client", &place])).unwrap();
+        client.wait_for("Socket connected to ").unwrap();
+        interrupt(&mut client);
+    }
+    for place in ["0", "127.0.0.2:0"] {
+        let mut listener = Role::spawn(Command::new(LAB).args(["listen", place])).unwrap();
+        listener.wait_for(" is in listening state").unwrap();
+        interrupt(&mut listener);
+    }
+}
+
+#[test]
+fn settings_that_leave_no_room_in_the_queue_are_named_and_nothing_hangs() {
+    if skip_without(!(NAMESPACE.met)(), NAMESPACE.what, NAMESPACE.provided_by) {
+        return;
+    }
+    for (setting, skipped) in [
+        ("net.core.somaxconn=0", &["backlog", "new-socket", "close-listener"][..]),
+        ("net.core.somaxconn=1", &["backlog", "new-socket", "close-listener"]),
+        ("net.ipv4.tcp_fastopen=0", &["no-connect"]),
+        ("net.ipv4.tcp_max_tw_buckets=0", &[]),
+        ("net.ipv4.tcp_abort_on_overflow=1", &[]),
+    ] {
+        let set = format!("ip link set lo up && sysctl -qw {setting} && exec \"$0\"");
+        let demo = run(Command::new("unshare").args(["-Urn", "sh", "-c", &set, LAB]));
+        assert_eq!(demo.code(), 0, "{setting}: {demo:?}");
+        for name in ["backlog", "new-socket", "close-listener", "no-connect"] {
+            let row = demo.stdout.lines().rfind(|line| line.split_whitespace().any(|word| word == name)).unwrap();
+            assert_eq!(row.contains(" SKIPPED "), skipped.contains(&name), "{setting}: {row}");
+        }
+    }
+}
+
+#[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    let mut demo = Role::spawn(&mut Command::new(LAB)).unwrap();
+    let stat = format!("/proc/{}/stat", demo.pid());
+    // As Ctrl-Z and fg do: stopped for good each time, and continued.
+    wait_until("the end of the demo", Duration::from_secs(60), || {
+        signal(&demo, Signal::SIGSTOP);
+        wait_until("the demo stopped", LIMIT, || {
+            let stat = fs::read_to_string(&stat)?;
+            Ok((stat.contains(") T ") || stat.contains(") Z ")).then_some(()))
+        })?;
+        signal(&demo, Signal::SIGCONT);
+        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
+    })
+    .unwrap();
+    ends_well(&mut demo);
 }
 
 #[test]
@@ -154,6 +212,8 @@ fn pause_waits_before_each_call() {
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     testkit::assert_addresses_are_refused(LAB, "listen", "client");
     let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
+    let (code, stderr) = failed(&["client", "127.0.0.1:0"]);
+    assert!(code == 2 && stderr.contains("nobody is at port 0"), "{code} {stderr}");
     for usage in [&["listen", "77777"][..], &["client", "127.0.0.1:65536"], &["listen", "--backlog", "many"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }

@@ -1,4 +1,4 @@
-//! Terminals 2, 3, 4 ...: sends the lines you type, shows the server's lines reversed, whichever comes first.
+//! Terminals 2, 3, 4 ...: sends the lines you type and shows the server's lines reversed, whichever comes first.
 
 use std::{
     io::stdin,
@@ -13,65 +13,89 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, CallError, Pause, Screen, Stop};
+use shared::{At, CallError, Pause, Place, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
-    ClientArgs,
+    ClientArgs, SERVER,
     lines::{LINE_LIMIT, LineSplitter},
     talk::Client,
 };
 
-/// Talks to the server until `exit`, end of input, Ctrl-C or its end of stream.
-pub fn run(args: &ClientArgs) -> Result<ExitCode> {
+/// Whose descriptor it is that poll watches.
+enum Whose {
+    /// SIGINT and SIGTERM, as a descriptor.
+    Signals,
+    Server,
+    /// Standard input.
+    Keyboard,
+}
+
+/// Talks to the server until `exit`, end of input, Ctrl-C, or the end of the server's stream.
+pub fn run(args: &ClientArgs, place: &Place) -> Result<ExitCode> {
+    let host = place.host.clone().unwrap_or(SERVER.ip().to_string());
+    let port = place.port.unwrap_or(SERVER.port());
+    // Before signals become a descriptor: Ctrl-C ends a name lookup that takes long.
+    let addresses: Vec<SocketAddr> = (host.as_str(), port).to_socket_addrs().at("getaddrinfo", &host)?.collect();
     let stop = Stop::on_signals()?;
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let Some((sock, peer_addr)) = connect_any(args, &stop, &mut pause, &mut screen)? else {
+    let Some((sock, peer_addr)) = connect_any(&addresses, &stop, &mut pause, &mut screen)? else {
         return Ok(ExitCode::SUCCESS); // Ctrl-C
     };
-    screen.line(format_args!("> Connected to server IP = {} and PORT = {}", args.host, peer_addr.port()));
+    screen.line(format_args!("> Connected to server IP = {host} and PORT = {}", peer_addr.port()));
 
     let mut client = Client::new(sock, peer_addr, screen, pause);
     let (mut typed, mut heard) = (LineSplitter::default(), LineSplitter::default());
     let mut buffer = vec![0; LINE_LIMIT];
-    loop {
+    'talk: loop {
         client.screen.settle();
         let input = stdin();
         let mut sock_events = PollFlags::POLLIN;
         sock_events.set(PollFlags::POLLOUT, !client.outbox.is_empty());
-        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(client.sock.as_fd(), sock_events)];
-        if client.leaving.is_none() && client.outbox.is_empty() {
-            // Not while a line waits to be sent: then whoever feeds this program has to wait too.
-            fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+        let mut watched = vec![
+            (Whose::Signals, PollFd::new(stop.as_fd(), PollFlags::POLLIN)),
+            (Whose::Server, PollFd::new(client.sock.as_fd(), sock_events)),
+        ];
+        if client.close_by.is_none() && client.outbox.is_empty() {
+            // Not while a line waits to be sent: then the program that feeds this one has to wait, too.
+            watched.push((Whose::Keyboard, PollFd::new(input.as_fd(), PollFlags::POLLIN)));
         }
-        let timeout = match client.leaving {
-            Some(leave_by) => PollTimeout::try_from(leave_by.saturating_duration_since(Instant::now()))?,
+        let (whose, mut fds): (Vec<Whose>, Vec<PollFd>) = watched.into_iter().unzip();
+        let timeout = match client.close_by {
+            Some(close_by) => PollTimeout::try_from(close_by.saturating_duration_since(Instant::now()))?,
             None => PollTimeout::NONE,
         };
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => continue,
             result => result.at("poll", "")?,
         };
-        let ready: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let ready: Vec<(Whose, PollFlags)> = whose.into_iter().zip(events).filter(|(_, e)| !e.is_empty()).collect();
 
-        if client.leaving.is_some_and(|leave_by| Instant::now() >= leave_by) {
+        if client.close_by.is_some_and(|close_by| Instant::now() >= close_by) {
             break; // the server keeps its end open
         }
-        if stop.take().is_some() {
-            if client.leaving.is_some() {
-                break; // a second Ctrl-C
+        for (whose, events) in ready {
+            match whose {
+                Whose::Signals => {
+                    stop.take();
+                    if client.close_by.is_some() {
+                        break 'talk; // a second Ctrl-C
+                    }
+                    client.leave()?;
+                }
+                Whose::Server => {
+                    if events.intersects(!PollFlags::POLLOUT) && !client.hear(&mut heard, &mut buffer)? {
+                        break 'talk;
+                    }
+                    if events.contains(PollFlags::POLLOUT) {
+                        client.flush()?;
+                    }
+                }
+                Whose::Keyboard if client.close_by.is_none() => client.input(&mut typed, &mut buffer)?,
+                Whose::Keyboard => {} // Ctrl-C came at the same time
             }
-            client.leave()?;
-        }
-        if ready[1].intersects(!PollFlags::POLLOUT) && !client.hear(&mut heard, &mut buffer)? {
-            break;
-        }
-        if ready[1].contains(PollFlags::POLLOUT) {
-            client.flush()?;
-        }
-        if client.leaving.is_none() && ready.get(2).is_some_and(|events| !events.is_empty()) {
-            client.input(&mut typed, &mut buffer)?;
         }
     }
     client.screen.line("> Closing client...");
@@ -79,17 +103,15 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     Ok(if client.refused { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Tries each address the host has, as a name may have several; `None` after Ctrl-C.
+/// Tries one address after the other, as a name may have several; `None` after Ctrl-C.
 fn connect_any(
-    args: &ClientArgs,
+    addresses: &[SocketAddr],
     stop: &Stop,
     pause: &mut Pause,
     screen: &mut Screen,
 ) -> Result<Option<(Socket, SocketAddr)>> {
-    let host = args.host.trim_matches(['[', ']']);
-    let addresses = (host, args.port).to_socket_addrs().at("getaddrinfo", host)?;
     let mut last_failure: Option<CallError> = None;
-    for addr in addresses {
+    for &addr in addresses {
         let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
         pause.before(screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
         let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;

@@ -1,4 +1,4 @@
-//! One client as the server sees it: its socket, the line it is in the middle of, what waits to be sent to it.
+//! One client as the server sees it: the socket, the line that has begun to arrive, the bytes that wait to be sent.
 
 use std::{
     net::SocketAddr,
@@ -18,14 +18,14 @@ use crate::{
     outbox::Outbox,
 };
 
-/// How long a connection that is over waits for the other end to take the last bytes and close.
-const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+/// A connection that is being closed waits so long for the other end to take the last bytes and to close.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What recv told.
+/// What one recv brought.
 pub enum Received {
-    /// These lines are complete; perhaps none is.
+    /// The lines that are complete now; there may be none.
     Lines(Vec<Line>),
-    /// End of stream, and perhaps a line that was cut by it.
+    /// End of stream, and the line that it cut, if there is one.
     End(Option<Line>),
 }
 
@@ -35,25 +35,34 @@ pub struct Connection {
     pub peer_addr: SocketAddr,
     lines: LineSplitter,
     outbox: Outbox,
-    /// It has sent a line since the operator's last one.
-    pub has_sent: bool,
-    /// Set once no more is asked of it; past this time it is closed whatever it does.
-    leaving: Option<Instant>,
+    /// The client has sent a line since the operator's last line.
+    pub spoke_this_round: bool,
+    /// Deadline of a connection that is being closed; None while the client is in.
+    close_by: Option<Instant>,
     refused: bool,
-    /// It said end of stream.
-    ended: bool,
+    /// recv has returned 0: the client has closed its sending side.
+    end_seen: bool,
 }
 
 impl Connection {
     pub fn new(sock: Socket, peer_addr: SocketAddr) -> Self {
         let (lines, outbox) = (LineSplitter::default(), Outbox::default());
-        Connection { sock, peer_addr, lines, outbox, has_sent: false, leaving: None, refused: false, ended: false }
+        Connection {
+            sock,
+            peer_addr,
+            lines,
+            outbox,
+            spoke_this_round: false,
+            close_by: None,
+            refused: false,
+            end_seen: false,
+        }
     }
 
-    /// What to wait for: bytes from it, and room for more bytes to it only while some wait.
+    /// What to wait for: bytes from the client; and room in the send buffer, but only while bytes wait to be sent.
     pub fn poll_fd(&self) -> PollFd<'_> {
         let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, !self.ended);
+        events.set(PollFlags::POLLIN, !self.end_seen);
         events.set(PollFlags::POLLOUT, !self.outbox.is_empty());
         PollFd::new(self.sock.as_fd(), events)
     }
@@ -61,9 +70,9 @@ impl Connection {
     /// Reads once, so that a client that never stops sending delays nobody.
     pub fn receive(&mut self, buffer: &mut [u8]) -> nix::Result<Received> {
         match recv(self.sock.as_raw_fd(), buffer, MsgFlags::empty()) {
-            Ok(0) if self.ended => Ok(Received::Lines(Vec::new())),
+            Ok(0) if self.end_seen => Ok(Received::Lines(Vec::new())),
             Ok(0) => {
-                self.ended = true;
+                self.end_seen = true;
                 Ok(Received::End(self.lines.rest()))
             }
             Ok(_) if self.refused => Ok(Received::Lines(Vec::new())), // read only to throw away
@@ -73,7 +82,8 @@ impl Connection {
         }
     }
 
-    /// Queues a line and sends what the kernel takes now. False: it has not read for so long that its queue is full.
+    /// Queues a line and sends what the kernel takes now. False: the client has not read for so long that the queue is
+    /// full.
     pub fn say(&mut self, line: &str) -> nix::Result<bool> {
         self.flush()?;
         let fits = self.outbox.push(line);
@@ -84,58 +94,58 @@ impl Connection {
     /// Sends what waits, as far as the socket's send buffer has room. Never blocks.
     pub fn flush(&mut self) -> nix::Result<()> {
         while !self.outbox.is_empty() {
-            match send(self.sock.as_raw_fd(), self.outbox.next(), MsgFlags::empty()) {
+            match send(self.sock.as_raw_fd(), self.outbox.front(), MsgFlags::empty()) {
                 Ok(bytes_sent) => self.outbox.sent(bytes_sent),
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
-                Err(errno) => return Err(errno), // EPIPE, ECONNRESET: nobody is there any more
+                Err(errno) => return Err(errno), // EPIPE, ECONNRESET: the client has closed
             }
         }
-        if self.leaving.is_some() {
-            // ENOTCONN: the other end is gone altogether; then there is nothing to tell it.
+        if self.close_by.is_some() {
+            // ENOTCONN: the connection is gone; no end of stream can be sent.
             let _ = self.sock.shutdown(std::net::Shutdown::Write);
         }
         Ok(())
     }
 
-    /// Its descriptor.
+    /// The socket's descriptor.
     pub fn fd(&self) -> i32 {
         self.sock.as_raw_fd()
     }
 
-    /// No more lines: send what waits, then FIN, then read until its FIN. close(2) with bytes unread would send a
-    /// reset, and a reset destroys what is still under way to it.
+    /// No more lines: send what waits, then FIN, then read until the client's FIN. close(2) with bytes unread would send
+    /// a reset, and a reset destroys what is still on its way to the client.
     pub fn leave(&mut self) -> nix::Result<()> {
-        self.leaving = Some(Instant::now() + LEAVE_LIMIT);
+        self.close_by = Some(Instant::now() + CLOSE_TIMEOUT);
         self.flush()
     }
 
-    /// Tells it why it cannot come in, and closes without a reset.
+    /// Tells the client why it cannot come in, and closes without a reset.
     pub fn refuse(&mut self, why: &str) -> nix::Result<()> {
         self.refused = true;
         self.say(why)?;
         self.leave()
     }
 
-    /// It counts among the clients.
+    /// Whether the client counts among those that are in.
     pub fn is_in(&self) -> bool {
-        self.leaving.is_none()
+        self.close_by.is_none()
     }
 
-    /// When to close it at the latest.
-    pub fn leave_by(&self) -> Option<Instant> {
-        self.leaving
+    /// When to close the connection at the latest.
+    pub fn close_by(&self) -> Option<Instant> {
+        self.close_by
     }
 
-    /// Both directions are done, or its time is up.
+    /// Both directions are closed, or the deadline has passed.
     pub fn is_over(&self) -> bool {
-        let done = self.ended && self.outbox.is_empty();
-        self.leaving.is_some_and(|leave_by| done || Instant::now() >= leave_by)
+        let done = self.end_seen && self.outbox.is_empty();
+        self.close_by.is_some_and(|close_by| done || Instant::now() >= close_by)
     }
 
     /// Closes with a reset: SO_LINGER 0 throws away what the kernel still holds for a client that never reads.
     pub fn give_up(&mut self) {
-        self.leaving = Some(Instant::now());
+        self.close_by = Some(Instant::now());
         let _ = self.sock.set_linger(Some(Duration::ZERO)); // if it fails, an ordinary close follows
     }
 }

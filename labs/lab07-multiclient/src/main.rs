@@ -1,10 +1,10 @@
 //! One server, many clients, one line to all of them: how does a single thread serve four connections at once?
 //!
-//! Terminal 1:     cargo run -p lab07-multiclient -- server
-//! Terminals 2-4:  cargo run -p lab07-multiclient -- client
+//! Terminal 1:     cargo lab07 server
+//! Terminals 2-4:  cargo lab07 client
 //! Watch:          scripts/states.sh 4444 --watch
 //! All at once:    scripts/classroom.sh 07
-//! Experiments:    cargo run -p lab07-multiclient
+//! Experiments:    cargo lab07
 //!
 //! Compare with lab06-listen (one connection) and lab13-echo-pool (the same task with threads).
 //! Source: lab 7 handout, "TCP Server accepting multiple clients".
@@ -20,18 +20,25 @@ mod room;
 mod server;
 mod talk;
 
-use std::{net::IpAddr, num::NonZeroUsize, process::ExitCode};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    process::ExitCode,
+};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
-use shared::{DemoArgs, SheetArgs};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind::ValueValidation};
+use shared::{DemoArgs, Place, SheetArgs};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
+/// Where the server is if nothing else is said: the handout's port.
+const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4444);
 const EXAMPLES: &str = "\
 Examples:
   lab07-multiclient                        play all experiments
   lab07-multiclient demo 2 --pause         the second one, for the projector
   lab07-multiclient server                 terminal 1: listen on 127.0.0.1:4444
+  lab07-multiclient server 0.0.0.0:4445    listen elsewhere
   lab07-multiclient client                 terminal 2: type lines; exit or Ctrl-D leaves
   lab07-multiclient client 4444 0.0.0.0    as the handout types it
   nc 127.0.0.1 4444                        any program that sends lines is a client
@@ -65,16 +72,16 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// Port to listen on; 0 lets the kernel choose
-    #[arg(default_value_t = 4444)]
-    port: u16,
-    /// Address to listen on; 0.0.0.0 or :: for all
-    #[arg(long, default_value = "127.0.0.1")]
-    bind: IpAddr,
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
+    #[arg(value_name = "PORT|ADDRESS")]
+    place: Option<Place>,
+    /// Address to listen on, beside a PORT; 0.0.0.0 or :: for all
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
     /// Clients that are let in at the same time
     #[arg(long, default_value = "4", value_name = "N")]
     max_clients: NonZeroUsize,
-    /// Do not set SO_REUSEADDR: end it with clients connected, start it again, and see
+    /// Do not set SO_REUSEADDR: end the server with clients connected, and start it again
     #[arg(long)]
     no_reuse_addr: bool,
     /// Wait for Enter before socket, setsockopt, bind, listen, and each accept, recv and send
@@ -84,12 +91,9 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// The server's port
-    #[arg(default_value_t = 4444)]
-    port: u16,
-    /// The server's address: IPv4, IPv6 or a name
-    #[arg(default_value = "127.0.0.1")]
-    host: String,
+    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; or a port and an address
+    #[arg(value_name = "PORT|ADDRESS", num_args = 0..=2)]
+    places: Vec<Place>,
     /// Wait for Enter before socket, connect, shutdown, and each send and recv
     #[arg(long)]
     pause: bool,
@@ -105,7 +109,21 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         None => shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
         Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
-        Some(Command::Server(args)) => server::run(args).map(|()| ExitCode::SUCCESS),
-        Some(Command::Client(args)) => client::run(args),
+        Some(Command::Server(args)) => {
+            let bind = args.bind.map(|ip| Place { host: Some(ip.to_string()), port: None });
+            let places: Vec<Place> = args.place.iter().cloned().chain(bind).collect();
+            let addresses = Place::joined(&places).and_then(|place| place.resolved(SERVER)).unwrap_or_else(usage);
+            let addr = addresses.first().copied().unwrap_or(SERVER);
+            server::run(args, addr).map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::Client(args)) => match Place::joined(&args.places).unwrap_or_else(usage) {
+            Place { port: Some(0), .. } => usage("nobody is at port 0: a port from 1 to 65535".into()),
+            place => client::run(args, &place),
+        },
     }
+}
+
+/// Says what is wrong with an address; exit status 2.
+fn usage<T>(why: String) -> T {
+    Cli::command().error(ValueValidation, why).exit()
 }

@@ -1,4 +1,5 @@
-//! What a client has not taken yet: a queue with an end, so that one who never reads costs a known amount of memory.
+//! The bytes that a client has not taken yet: a queue with a limit, so that a client that never reads costs a known amount
+//! of memory.
 
 use std::collections::VecDeque;
 
@@ -23,17 +24,17 @@ impl Outbox {
         fits
     }
 
-    /// The next bytes to send, as many as lie together.
-    pub fn next(&self) -> &[u8] {
+    /// The bytes at the front of the queue, as many as lie together in memory. They stay there until [`Outbox::sent`].
+    pub fn front(&self) -> &[u8] {
         self.bytes.as_slices().0
     }
 
-    /// send(2) took this many of them.
+    /// Removes the bytes that send(2) has taken.
     pub fn sent(&mut self, bytes_sent: usize) {
         self.bytes.drain(..bytes_sent);
     }
 
-    /// Nothing waits.
+    /// Whether no byte waits.
     pub fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
@@ -48,7 +49,7 @@ mod tests {
         let mut outbox = Outbox::default();
         assert!(outbox.push("one") && outbox.push("two"));
         outbox.sent(2);
-        assert_eq!(outbox.next(), b"e\ntwo\n");
+        assert_eq!(outbox.front(), b"e\ntwo\n");
         outbox.sent(6);
         assert!(outbox.is_empty());
     }

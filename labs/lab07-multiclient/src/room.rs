@@ -13,10 +13,10 @@ use crate::{
     outbox::OUTBOX_LIMIT,
 };
 
-/// What a client hears that is one too many. Notices start with "! ", so no line of the operator may.
+/// What a client hears that is one too many. Notices start with "! ", so a line of the operator must not.
 pub const REFUSAL: &str = "! Server rejected due to too many clients";
-/// Refused and leaving connections that are waited for at one time; one more is closed at once.
-const LEAVING_LIMIT: usize = 64;
+/// So many refused and leaving connections are waited for at one time; one more is closed at once.
+const MOST_CLOSING: usize = 64;
 const PROMPT: &str = "> Enter message to send to all clients : ";
 
 /// All connections, and the screen they are shown on.
@@ -28,7 +28,7 @@ pub struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// Lets a client in, or tells it why not.
+    /// Lets a client in, or tells that client why not.
     pub fn enter(&mut self, conn_sock: Socket, peer_addr: SocketAddr) {
         let inside = self.clients.iter().filter(|client| client.is_in()).count();
         let mut client = Connection::new(conn_sock, peer_addr);
@@ -38,7 +38,7 @@ impl Room<'_> {
             return;
         }
         self.screen.line(format_args!("> Rejected [{peer_addr}]: {inside} clients are in"));
-        if client.refuse(REFUSAL).is_ok() && self.clients.len() - inside < LEAVING_LIMIT {
+        if client.refuse(REFUSAL).is_ok() && self.clients.len() - inside < MOST_CLOSING {
             self.clients.push(client);
         }
     }
@@ -46,7 +46,7 @@ impl Room<'_> {
     /// Shows the handout's prompt, once every client has sent a line.
     pub fn ask_operator(&mut self) {
         let mut inside = self.clients.iter().filter(|client| client.is_in()).peekable();
-        if inside.peek().is_some() && inside.all(|client| client.has_sent) {
+        if inside.peek().is_some() && inside.all(|client| client.spoke_this_round) {
             self.screen.ask(PROMPT);
         } else {
             self.screen.ask_nothing();
@@ -54,19 +54,17 @@ impl Room<'_> {
         self.screen.settle();
     }
 
-    /// Reads from and sends to the clients that poll found ready.
-    pub fn serve(&mut self, ready: &[PollFlags], buffer: &mut [u8]) {
+    /// Reads from and sends to the client at this place, as poll found it ready.
+    pub fn serve(&mut self, at: usize, events: PollFlags, buffer: &mut [u8]) {
         let Room { clients, screen, pause, .. } = self;
-        for (client, events) in clients.iter_mut().zip(ready) {
-            if events.intersects(!PollFlags::POLLOUT) {
-                pause.before(screen, format_args!("recv({}, {LINE_LIMIT})", client.fd()));
-                hear(client, screen, buffer);
-            }
-            if events.contains(PollFlags::POLLOUT) {
-                client.flush().unwrap_or_else(|errno| lose(client, screen, errno));
-            }
+        let client = &mut clients[at];
+        if events.intersects(!PollFlags::POLLOUT) {
+            pause.before(screen, format_args!("recv({}, {LINE_LIMIT})", client.fd()));
+            hear(client, screen, buffer);
         }
-        self.close_those_over();
+        if events.contains(PollFlags::POLLOUT) {
+            client.flush().unwrap_or_else(|errno| lose(client, screen, errno));
+        }
     }
 
     /// The operator's line, to all.
@@ -83,34 +81,33 @@ impl Room<'_> {
             self.pause.before(&mut self.screen, format_args!("send({}, {} bytes)", client.fd(), text.len() + 1));
             let peer_addr = client.peer_addr;
             match client.say(&text) {
-                Ok(true) => client.has_sent = false,
+                Ok(true) => client.spoke_this_round = false,
                 Ok(false) => {
                     let limit = OUTBOX_LIMIT / 1024;
                     self.screen
-                        .line(format_args!("> Dropped client [{peer_addr}]: it does not read, {limit} KiB wait"));
+                        .line(format_args!("> Dropped client [{peer_addr}]: it does not read; {limit} KiB wait"));
                     client.give_up();
                 }
                 Err(errno) => lose(client, &mut self.screen, errno),
             }
         }
-        self.close_those_over();
     }
 
-    /// Ctrl-C: FIN to all. What they still send is read until they close too, but not for ever.
+    /// Ctrl-C: FIN to all clients. What they still send is read until they close, too, or until the deadline.
     pub fn say_goodbye(&mut self) {
         for client in self.clients.iter_mut().filter(|client| client.is_in()) {
             self.screen.line(format_args!("> Closing connection for client [{}]...", client.peer_addr));
             client.leave().unwrap_or_else(|_| client.give_up());
         }
-        self.close_those_over();
     }
 
-    /// When poll has to wake up at the latest, for somebody whose time is up.
+    /// When poll has to wake up at the latest, because the deadline of a connection has passed.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.clients.iter().filter_map(Connection::leave_by).min()
+        self.clients.iter().filter_map(Connection::close_by).min()
     }
 
-    fn close_those_over(&mut self) {
+    /// Closes and forgets the connections that are over.
+    pub fn close_those_over(&mut self) {
         self.clients.retain(|client| !client.is_over()); // close(2)
     }
 }
@@ -134,13 +131,13 @@ fn show(client: &mut Connection, screen: &mut Screen, line: Line, remark: &str) 
     let peer_addr = client.peer_addr;
     match line {
         Line::Text(text) => {
-            client.has_sent = true;
+            client.spoke_this_round = true;
             screen.line(format_args!("> [{peer_addr}] Client message{remark} = {}", reversed(&text)));
         }
         faulty => {
             let fault = fault(&faulty);
             screen.line(format_args!("> [{peer_addr}] Client message{remark} thrown away: {fault}"));
-            // Best effort: if it does not read, or is gone, the next line of the operator finds out.
+            // If the client does not read, or is gone, the operator's next line finds out.
             let _ = client.say(&format!("! your line was thrown away: {fault}"));
         }
     }

@@ -20,7 +20,6 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{
     ServerArgs,
-    connection::Connection,
     lines::{LINE_LIMIT, LineSplitter},
     room::Room,
 };
@@ -28,14 +27,24 @@ use crate::{
 /// Clients the kernel may complete the handshake with while the loop is elsewhere.
 const BACKLOG: i32 = 16;
 /// Without a free descriptor, accept is tried again after this time.
-const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// Whose descriptor it is that poll watches.
+enum Whose {
+    /// SIGINT and SIGTERM, as a descriptor.
+    Signals,
+    /// The client at this place in the list of clients.
+    Client(usize),
+    /// Standard input.
+    Operator,
+    Listener,
+}
 
 /// Serves until Ctrl-C.
-pub fn run(args: &ServerArgs) -> Result<()> {
+pub fn run(args: &ServerArgs, addr: SocketAddr) -> Result<()> {
     let stop = Stop::on_signals()?;
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let addr = SocketAddr::new(args.bind, args.port);
 
     let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
     pause.before(&mut screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
@@ -43,7 +52,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     let listen_fd = listen_sock.as_raw_fd();
 
     if !args.no_reuse_addr {
-        // The run that leaves TIME-WAIT behind needs it as much as the next one: see who-may-bind.
+        // Both runs need the option: this one, whose connections may stay in TIME-WAIT, and the next: see who-may-bind.
         pause.before(&mut screen, format_args!("setsockopt({listen_fd}, SOL_SOCKET, SO_REUSEADDR, 1)"));
         listen_sock.set_reuse_address(true).at("setsockopt", addr)?;
     }
@@ -60,20 +69,23 @@ pub fn run(args: &ServerArgs) -> Result<()> {
 
     let mut room = Room { clients: Vec::new(), max_clients: args.max_clients.get(), screen, pause };
     let mut operator = Some(LineSplitter::default()); // None once standard input has ended
-    let mut accept_again = None; // set while there is no descriptor for one more client
     let mut listener = Some(listen_sock); // None after Ctrl-C: only the last bytes are waited for
+    let mut accept_again = None; // set while there is no descriptor for one more client
     let mut buffer = vec![0; LINE_LIMIT];
     while listener.is_some() || !room.clients.is_empty() {
         room.ask_operator();
+        let accept_later = accept_again.filter(|again| Instant::now() < *again);
         let input = stdin();
-        let mut fds = vec![PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        fds.extend(room.clients.iter().map(Connection::poll_fd));
-        let (operator_at, listener_at) = (fds.len(), fds.len() + usize::from(operator.is_some()));
-        fds.extend(operator.is_some().then(|| PollFd::new(input.as_fd(), PollFlags::POLLIN)));
-        if let (Some(listen_sock), None) = (&listener, accept_again) {
-            fds.push(PollFd::new(listen_sock.as_fd(), PollFlags::POLLIN));
+        let mut watched = vec![(Whose::Signals, PollFd::new(stop.as_fd(), PollFlags::POLLIN))];
+        watched.extend(room.clients.iter().enumerate().map(|(at, client)| (Whose::Client(at), client.poll_fd())));
+        if operator.is_some() {
+            watched.push((Whose::Operator, PollFd::new(input.as_fd(), PollFlags::POLLIN)));
         }
-        let timeout = match room.next_deadline().into_iter().chain(accept_again).min() {
+        if let (Some(listen_sock), None) = (&listener, accept_later) {
+            watched.push((Whose::Listener, PollFd::new(listen_sock.as_fd(), PollFlags::POLLIN)));
+        }
+        let (whose, mut fds): (Vec<Whose>, Vec<PollFd>) = watched.into_iter().unzip();
+        let timeout = match room.next_deadline().into_iter().chain(accept_later).min() {
             Some(next) => PollTimeout::try_from(next.saturating_duration_since(Instant::now()))?,
             None => PollTimeout::NONE,
         };
@@ -81,42 +93,46 @@ pub fn run(args: &ServerArgs) -> Result<()> {
             Err(Errno::EINTR) => continue,
             result => result.at("poll", "")?,
         };
-        let ready: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        let events = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        let ready: Vec<(Whose, PollFlags)> = whose.into_iter().zip(events).filter(|(_, e)| !e.is_empty()).collect();
 
-        let is_ready = |at: usize| ready.get(at).is_some_and(|events| !events.is_empty());
-
-        if stop.take().is_some() {
-            if listener.take().is_none() {
-                break; // a second Ctrl-C
-            }
-            room.say_goodbye();
-            continue;
-        }
-        room.serve(&ready[1..operator_at], &mut buffer);
-        if let (Some(lines), true) = (&mut operator, is_ready(operator_at)) {
-            match read(&input, &mut buffer) {
-                Ok(bytes_read) if bytes_read > 0 => {
-                    room.screen.typed();
-                    lines.push(&buffer[..bytes_read]).into_iter().for_each(|line| room.announce(line));
+        for (whose, events) in ready {
+            match whose {
+                Whose::Signals => {
+                    stop.take();
+                    if listener.take().is_none() {
+                        return Ok(()); // a second Ctrl-C
+                    }
+                    room.say_goodbye();
                 }
-                Err(Errno::EINTR | Errno::EAGAIN) => {}
-                Ok(_) | Err(_) => {
-                    lines.rest().into_iter().for_each(|line| room.announce(line));
-                    operator = None; // end of input: the clients stay
+                Whose::Client(at) => room.serve(at, events, &mut buffer),
+                Whose::Operator => match read(&input, &mut buffer) {
+                    Ok(bytes_read) if bytes_read > 0 => {
+                        room.screen.typed();
+                        let lines = operator.iter_mut().flat_map(|splitter| splitter.push(&buffer[..bytes_read]));
+                        lines.for_each(|line| room.announce(line));
+                    }
+                    Err(Errno::EINTR | Errno::EAGAIN) => {}
+                    Ok(_) | Err(_) => {
+                        // End of input: the clients stay.
+                        let rest = operator.take().and_then(|mut splitter| splitter.rest());
+                        rest.into_iter().for_each(|line| room.announce(line));
+                    }
+                },
+                Whose::Listener => {
+                    if let Some(listen_sock) = &listener {
+                        accept_again = accept(listen_sock, &mut room, accept_again.is_none())?;
+                    }
                 }
             }
         }
-        if let Some(listen_sock) = &listener
-            && accept_again.map_or(is_ready(listener_at), |again| Instant::now() >= again)
-        {
-            accept_again = accept(listen_sock, &mut room, accept_again.is_none())?;
-        }
+        room.close_those_over(); // only now: until here Whose::Client counts the clients as they were
     }
     Ok(())
 }
 
-/// Accepts one client. Without a free descriptor: when to try again. The listener stays readable then, so polling it
-/// would spin; whoever knocks waits in the accept queue.
+/// Accepts one client. Returns when to try again, if there is no free descriptor: the listener stays readable then, and a
+/// loop that polled it would spin. Meanwhile new clients wait in the accept queue.
 fn accept(listen_sock: &Socket, room: &mut Room, first_try: bool) -> Result<Option<Instant>> {
     room.pause.before(&mut room.screen, format_args!("accept({})", listen_sock.as_raw_fd()));
     let error = match listen_sock.accept() {
@@ -128,19 +144,23 @@ fn accept(listen_sock: &Socket, room: &mut Room, first_try: bool) -> Result<Opti
         Err(error) => error,
     };
     match error.raw_os_error().map(Errno::from_raw) {
+        Some(errno) if is_transient(errno) => Ok(None),
         Some(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
             if first_try {
                 let (number, text) = (errno as i32, errno.desc());
                 room.screen.line(format_args!("> accept: {errno:?} ({number}) {text}; whoever connects now waits"));
             }
-            Ok(Some(Instant::now() + ACCEPT_AGAIN))
+            Ok(Some(Instant::now() + ACCEPT_PAUSE))
         }
-        // The client is gone again, or a signal came: nothing is lost.
-        Some(Errno::EAGAIN | Errno::ECONNABORTED | Errno::EINTR) => Ok(None),
-        // accept(2) hands on the network's errors for the new connection; they are the client's, not ours.
+        // accept(2) returns the network's errors of the new connection, too. They concern that client only.
         _ => {
             room.screen.line(format_args!("> accept: {error}"));
             Ok(None)
         }
     }
+}
+
+/// Errors after which the same call may succeed: try again.
+fn is_transient(errno: Errno) -> bool {
+    matches!(errno, Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED)
 }

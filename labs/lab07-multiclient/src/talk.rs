@@ -1,4 +1,4 @@
-//! What the client says and hears: its side of the conversation, none of whose calls block.
+//! What the client says and hears. None of these calls blocks.
 
 use std::{
     io::stdin,
@@ -25,16 +25,16 @@ use crate::{
 
 const PROMPT: &str = "> Enter string : ";
 /// After `exit`: how long to wait for the server's end of stream.
-const LEAVE_LIMIT: Duration = Duration::from_secs(2);
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connected client.
 pub struct Client<'a> {
     pub sock: Socket,
     peer_addr: SocketAddr,
     pub outbox: Outbox,
-    /// Set once no more is to be said: when to close at the latest.
-    pub leaving: Option<Instant>,
-    /// FIN has been sent.
+    /// Deadline of a client that is leaving; None before `exit`, end of input or Ctrl-C.
+    pub close_by: Option<Instant>,
+    /// shutdown(SHUT_WR) has been called.
     shut: bool,
     pub refused: bool,
     pub screen: Screen,
@@ -46,16 +46,16 @@ impl<'a> Client<'a> {
     pub fn new(sock: Socket, peer_addr: SocketAddr, mut screen: Screen, pause: Pause<'a>) -> Self {
         screen.ask(PROMPT);
         let outbox = Outbox::default();
-        Client { sock, peer_addr, outbox, leaving: None, shut: false, refused: false, screen, pause }
+        Client { sock, peer_addr, outbox, close_by: None, shut: false, refused: false, screen, pause }
     }
 
-    /// Reads what the server said; false at its end of stream.
+    /// Reads what the server said; false at the end of the server's stream.
     pub fn hear(&mut self, heard: &mut LineSplitter, buffer: &mut [u8]) -> Result<bool> {
         self.pause.before(&mut self.screen, format_args!("recv({}, {LINE_LIMIT})", self.sock.as_raw_fd()));
         match recv(self.sock.as_raw_fd(), buffer, MsgFlags::empty()) {
             Ok(0) => {
                 heard.rest().into_iter().for_each(|line| self.show(line));
-                if self.leaving.is_none() && !self.refused {
+                if self.close_by.is_none() && !self.refused {
                     self.screen.line("> The server has closed the connection");
                 }
                 return Ok(false);
@@ -76,7 +76,7 @@ impl<'a> Client<'a> {
             Line::Text(text) => self.screen.line(format_args!("> Server response : {}", reversed(&text))),
             faulty => self.screen.line(format_args!("> Server response thrown away: {}", fault(&faulty))),
         }
-        if self.leaving.is_none() && !self.refused {
+        if self.close_by.is_none() && !self.refused {
             self.screen.ask(PROMPT); // ready for new input
         } else {
             self.screen.ask_nothing();
@@ -108,24 +108,24 @@ impl<'a> Client<'a> {
         if ended { self.leave() } else { self.flush() }
     }
 
-    /// No more lines: what was said still arrives, what the server still says is read.
+    /// No more lines. What waits is still sent, and what the server still sends is read.
     pub fn leave(&mut self) -> Result<()> {
-        self.leaving = Some(Instant::now() + LEAVE_LIMIT);
+        self.close_by = Some(Instant::now() + CLOSE_TIMEOUT);
         self.screen.ask_nothing();
         self.flush()
     }
 
-    /// Sends what waits, as far as the send buffer has room; the last byte is followed by FIN if we are leaving.
+    /// Sends what waits, as far as the send buffer has room; a client that is leaving sends FIN after the last byte.
     pub fn flush(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
-            match send(self.sock.as_raw_fd(), self.outbox.next(), MsgFlags::empty()) {
+            match send(self.sock.as_raw_fd(), self.outbox.front(), MsgFlags::empty()) {
                 Ok(bytes_sent) => self.outbox.sent(bytes_sent),
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => Err(errno).at("send", self.peer_addr)?,
             }
         }
-        if self.leaving.is_some() && !self.shut {
+        if self.close_by.is_some() && !self.shut {
             self.pause.before(&mut self.screen, format_args!("shutdown({}, SHUT_WR)", self.sock.as_raw_fd()));
             let _ = self.sock.shutdown(Shutdown::Write); // ENOTCONN: the server is gone already
             self.shut = true;

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     process::{Command, Stdio},
@@ -12,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use kernel::namespace::NAMESPACE;
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use testkit::{Demo, Finished, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
@@ -65,8 +67,9 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("swapped-ports", "CORRECTED"),
         ("who-may-bind", "CORRECTED"),
         ("fifth", "ANSWERED"),
+        ("other-ways", "ANSWERED"),
         ("slot-freed", "ANSWERED"),
-        ("one-line", "CONFIRMED"),
+        ("one-line", "ANSWERED"),
         ("no-reader", "ANSWERED"),
         ("while-typing", "ANSWERED"),
     ]);
@@ -269,7 +272,7 @@ fn without_a_free_descriptor_whoever_connects_waits_and_gets_in_later() {
 
 /// User and system time of a process so far, in hundredths of a second.
 fn cpu_ticks(role: &Role) -> u64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", role.pid())).unwrap();
+    let stat = fs::read_to_string(format!("/proc/{}/stat", role.pid())).unwrap();
     let fields: Vec<_> = stat.rsplit(") ").next().unwrap().split(' ').collect();
     fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
 }
@@ -402,6 +405,70 @@ fn ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once() {
 }
 
 #[test]
+fn a_port_an_address_or_both_say_where_the_server_listens_and_two_ports_are_one_too_many() {
+    for (args, ip) in [
+        (&["0"][..], "127.0.0.1"),
+        (&["127.0.0.2:0"], "127.0.0.2"),
+        (&["0", "--bind", "127.0.0.3"], "127.0.0.3"),
+        (&["localhost:0"], "127.0.0.1"),
+    ] {
+        let mut server = Role::spawn(Command::new(LAB).arg("server").args(args)).unwrap();
+        let banner = server.line_with("> Server bound to IP : ").unwrap();
+        assert!(banner.contains(&format!(" {ip} and PORT : ")), "{args:?}: {banner}");
+        let port = banner.rsplit(' ').next().unwrap().to_string();
+        let both = format!("{ip}:{port}");
+        for place in [&[port.as_str(), ip][..], &[ip, &port], &[&both]] {
+            let mut client = Role::spawn(Command::new(LAB).arg("client").args(place)).unwrap();
+            client.wait_for(&format!("> Connected to server IP = {ip} and PORT = {port}\n")).unwrap();
+        }
+    }
+    for usage in [&["client", "4444", "4445"][..], &["client", "0"], &["server", "127.0.0.1:1", "--bind", "127.0.0.2"]]
+    {
+        assert_eq!(failed(Command::new(LAB).args(usage)).0, 2, "{usage:?}");
+    }
+}
+
+#[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    let mut demo = Role::spawn(Command::new(LAB).arg("demo")).unwrap();
+    let stat = format!("/proc/{}/stat", demo.pid());
+    // As Ctrl-Z and fg do: stopped for good each time, and continued.
+    wait_until("the end of the demo", Duration::from_secs(60), || {
+        signal(&demo, Signal::SIGSTOP);
+        wait_until("the demo stopped", LIMIT, || {
+            let stat = fs::read_to_string(&stat)?;
+            Ok((stat.contains(") T ") || stat.contains(") Z ")).then_some(()))
+        })?;
+        signal(&demo, Signal::SIGCONT);
+        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
+    })
+    .unwrap();
+    ends_well(&mut demo);
+}
+
+#[test]
+fn settings_of_other_machines_skip_an_experiment_or_change_nothing() {
+    if skip_without(!(NAMESPACE.met)(), NAMESPACE.what, NAMESPACE.provided_by) {
+        return;
+    }
+    for (setting, skipped) in [
+        ("net.ipv4.tcp_max_tw_buckets=0", &["who-may-bind", "other-ways", "slot-freed"][..]),
+        ("net.core.somaxconn=0", &[]),
+        ("net.ipv4.tcp_wmem='4096 4096 4096' net.ipv4.tcp_rmem='4096 4096 4096'", &[]),
+    ] {
+        let set = format!("ip link set lo up && sysctl -qw {setting} && exec \"$0\"");
+        let demo = run(Command::new("unshare").args(["-Urn", "sh", "-c", &set, LAB]));
+        assert_eq!(demo.code(), 0, "{setting}: {demo:?}");
+        let skips = format!(" {} SKIPPED, 0 UNEXPECTED", skipped.len());
+        assert!(demo.stdout.contains(&skips), "{setting}: {}", demo.stdout);
+        for name in skipped {
+            let skip = demo.stdout.lines().any(|line| line.contains(name) && line.contains(" SKIPPED "));
+            assert!(skip, "{setting}: {name}\n{}", demo.stdout);
+        }
+    }
+}
+
+#[test]
 fn pause_waits_before_each_call() {
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     let calls = ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("];
@@ -434,7 +501,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     assert_eq!(code, 1);
     assert!(stderr.starts_with("lab07: getaddrinfo no-such-host.invalid: "), "{stderr}");
     assert!(stderr.contains("hint: see what the resolver says: getent hosts no-such-host.invalid"), "{stderr}");
-    for usage in [&["server", "65536"][..], &["client", "port"], &["server", "--bind", "here"], &["serve"]] {
+    for usage in [&["server", "65536"][..], &["client", "a port"], &["server", "--bind", "here"], &["serve"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
 }
@@ -452,15 +519,21 @@ fn the_demo_needs_no_privileges() {
 #[test]
 fn a_demo_that_is_killed_leaves_no_server_behind() {
     let mut demo = Role::spawn(Command::new(LAB).args(["demo", "fifth", "--pause"])).unwrap();
-    let stopped = demo.line_with("kill -STOP ").unwrap();
-    let pid = stopped.split_whitespace().nth(3).unwrap().trim_end_matches(':').to_string();
     demo.wait_for("[Enter]").unwrap();
-    let command = std::fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
+    let parent = demo.pid().to_string();
+    let is_child = |pid: &String| {
+        // proc_pid_stat(5): the parent is the second field behind the name
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        stat.rsplit(") ").next().and_then(|rest| rest.split(' ').nth(1)) == Some(parent.as_str())
+    };
+    let processes = fs::read_dir("/proc").unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let pid = processes.filter(|name| name.bytes().all(|byte| byte.is_ascii_digit())).find(is_child).unwrap();
+    let command = fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap();
     assert!(command.contains("lab07-multiclient\0server\x000"), "{command:?}");
     signal(&demo, Signal::SIGKILL);
     demo.wait_for_end().unwrap();
     wait_until("the server to be gone", LIMIT, || {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         Ok((stat.is_empty() || stat.contains(") Z ")).then_some(())) // a zombie waits for init, not for us
     })
     .unwrap();

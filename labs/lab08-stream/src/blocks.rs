@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-/// The blocks that no line has told yet; all have the same length.
+/// Blocks of equal length that no line has shown yet.
 pub struct Blocks {
     length: usize,
     times: usize,
@@ -15,7 +15,7 @@ impl Blocks {
         Blocks { length: 0, times: 0, peer_addr }
     }
 
-    /// Counts a block. Where its length is a new one: the line for those before it.
+    /// Counts a block. Returns the line for the blocks before it if their length was another one.
     pub fn add(&mut self, length: usize) -> Option<String> {
         let before = if length == self.length { None } else { self.take() };
         self.length = length;
@@ -23,7 +23,7 @@ impl Blocks {
         before
     }
 
-    /// Whether there are blocks to tell.
+    /// Whether blocks wait for their line.
     pub fn some_wait(&self) -> bool {
         self.times > 0
     }

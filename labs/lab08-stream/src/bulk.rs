@@ -14,7 +14,7 @@ use nix::{
 use shared::{At, Screen};
 use socket2::{Domain, Socket, Type};
 
-/// Nobody connects, nothing comes, nothing goes: then the other end is gone.
+/// After this time without a connection or a byte the other end counts as gone.
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Prints its port, receives from one client until the end of the stream, prints bytes and microseconds.
@@ -58,7 +58,7 @@ pub fn source(addr: SocketAddr, block: usize, time: Duration) -> Result<()> {
     while Instant::now() < end {
         match send(sock.as_raw_fd(), &buffer, MsgFlags::empty()) {
             Err(Errno::EINTR) => {}
-            // It may be less than the block. Here the bytes are all alike, so the rest need not be kept.
+            // send may take less than the block. All bytes are alike, so the rest need not be kept.
             sent => drop(sent.at("send", addr)?),
         }
     }

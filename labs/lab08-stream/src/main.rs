@@ -12,17 +12,21 @@
 
 mod blocks;
 mod bulk;
-mod capture;
+mod captured;
+mod connection;
 mod experiments;
 mod receive;
+mod segment;
 mod send;
 mod text;
 
 use std::{net::SocketAddr, process::ExitCode, time::Duration};
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand, value_parser};
-use shared::{DemoArgs, SheetArgs, address};
+use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind, value_parser};
+use shared::{DemoArgs, SheetArgs, address, destination};
+
+use crate::captured::Scene;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
@@ -38,7 +42,7 @@ Examples:
   printf 'one\\ntwo\\n' | nc 127.0.0.1 7777   any program that sends is a sender
 
 A message is shown by its first and last letters, control characters escaped.
-receive keeps at most 64 MiB.";
+receive keeps at most 64 MiB, send makes at most 256 MiB.";
 
 #[derive(Parser)]
 #[command(version, about = "TCP send and receive: a big message, and a stream that has no messages", after_help = EXAMPLES)]
@@ -60,9 +64,12 @@ enum Command {
     Send(SendArgs),
     /// Terminal 1: receive until the terminator
     Receive(ReceiveArgs),
-    /// Print two captured segments: for the experiment `header`
+    /// Play a scene and print its captured segments: for the experiments `in-order`, `nagle` and `header`
     #[command(hide = true)]
-    Capture,
+    Capture {
+        /// Which scene
+        scene: Scene,
+    },
     /// Receive as fast as possible: for the bench
     #[command(hide = true)]
     Sink(BlockArgs),
@@ -73,8 +80,8 @@ enum Command {
 
 #[derive(Args)]
 struct SendArgs {
-    /// The receiver's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
+    /// The receiver's place: PORT, ADDRESS or ADDRESS:PORT
+    #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// The text of the message [default: Hello world!]
     #[arg(long, value_name = "TEXT")]
@@ -95,7 +102,7 @@ struct SendArgs {
 
 #[derive(Args)]
 struct ReceiveArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Length of the receive buffer in bytes
@@ -138,9 +145,16 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         None => return shared::play(&experiments::LESSON, &cli.demo),
         Some(Command::Demo(args)) => return shared::play(&experiments::LESSON, args),
         Some(Command::Sheet(args)) => return shared::sheet(include_str!("../README.md"), args),
-        Some(Command::Send(args)) => send::run(args)?,
+        Some(Command::Send(args)) => {
+            if send::length(args).is_none() {
+                let most =
+                    format!("a message of more than {} bytes: this program sends no longer one", send::MESSAGE_LIMIT);
+                Cli::command().error(ErrorKind::ValueValidation, most).exit();
+            }
+            send::run(args)?;
+        }
         Some(Command::Receive(args)) => receive::run(args)?,
-        Some(Command::Capture) => capture::run()?,
+        Some(Command::Capture { scene }) => captured::run(*scene)?,
         Some(Command::Sink(args)) => bulk::sink(args.block as usize)?,
         Some(Command::Source(args)) => {
             bulk::source(args.address, args.block as usize, Duration::from_secs(args.seconds.into()))?;

@@ -22,7 +22,7 @@ const BACKLOG: i32 = 0;
 const TERMINATOR: &[u8] = b"\n";
 /// More than this is not kept.
 const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
-/// Equal blocks are shown together; after a silence of this length, what came until then.
+/// Equal blocks become one line, which is shown once nothing has come for this time.
 const SHOW_AFTER_MS: u16 = 200;
 
 /// Receives one message from one client, then waits for Enter, end of input or Ctrl-C before it closes.

@@ -17,6 +17,21 @@ use crate::{SendArgs, text::shown};
 const TEXT: &str = "Hello world!";
 const TIMES: u32 = 7000;
 const TERMINATOR: &str = "\n";
+/// The message is made before it is sent; more than this is refused.
+pub const MESSAGE_LIMIT: usize = 256 * 1024 * 1024;
+
+/// The text, and how many times it is sent.
+fn text(args: &SendArgs) -> (&str, usize) {
+    let times = args.times.unwrap_or(if args.message.is_some() { 1 } else { TIMES });
+    (args.message.as_deref().unwrap_or(TEXT), times as usize)
+}
+
+/// The length of the message in bytes; `None` if it is over [`MESSAGE_LIMIT`].
+pub fn length(args: &SendArgs) -> Option<usize> {
+    let (text, times) = text(args);
+    let terminator = if args.no_terminator { 0 } else { TERMINATOR.len() };
+    text.len().checked_mul(times)?.checked_add(terminator).filter(|bytes| *bytes <= MESSAGE_LIMIT)
+}
 
 /// Sends the message, then waits for Enter, end of input or Ctrl-C before it closes.
 pub fn run(args: &SendArgs) -> Result<()> {
@@ -24,8 +39,10 @@ pub fn run(args: &SendArgs) -> Result<()> {
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
     let addr = args.address;
-    let times = args.times.unwrap_or(if args.message.is_some() { 1 } else { TIMES });
-    let mut message = args.message.as_deref().unwrap_or(TEXT).repeat(times as usize);
+    let (text, times) = text(args);
+    let mut message = String::new();
+    message.try_reserve_exact(length(args).context("too long a message")?).context("no memory for the message")?;
+    (0..times).for_each(|_| message += text);
     if !args.no_terminator {
         message += TERMINATOR;
     }
@@ -95,7 +112,7 @@ fn hinted(error: CallError) -> Error {
             "{error}\n  hint: nobody listens there; start the receiver first: cargo run -p {lab} -- receive {address}"
         ),
         ("send", Some(Errno::ECONNRESET | Errno::EPIPE)) => {
-            anyhow!("{error}\n  hint: how much had arrived is unknown, and why: cargo run -p {lab} -- demo half-read")
+            anyhow!("{error}\n  hint: how much had arrived is unknown, and why: cargo run -p {lab} -- demo delivered")
         }
         _ => error.into(),
     }

@@ -89,7 +89,7 @@ pub fn run(args: &ClientArgs) -> Result<()> {
         }
         match recv(fd, &mut buffer, MsgFlags::empty()) {
             Ok(0) => {
-                // After our own SHUT_RD it says nothing of the server: see shut-rd.
+                // After our own SHUT_RD a 0 says nothing about the server: see shut-rd.
                 screen.line(if matches!(args.how, How::Wr) { "End of stream" } else { "recv returned 0" });
                 break;
             }

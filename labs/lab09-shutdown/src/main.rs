@@ -22,7 +22,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, DemoArgs, SheetArgs, Stop, address};
+use shared::{At, DemoArgs, SheetArgs, Stop, address, destination};
 use socket2::Socket;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
@@ -70,7 +70,7 @@ struct ServerArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// What to send
     #[arg(long, default_value = "get the last message", value_name = "TEXT")]

@@ -51,7 +51,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         }
         let (conn_sock, peer_addr) = match listen_sock.accept() {
             Ok((conn_sock, peer_addr)) => (conn_sock, peer_addr.as_socket().context("not an IP socket")?),
-            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(passes) => continue,
+            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(is_transient) => continue,
             Err(error) => return Ok(Err(error).at("accept", local_addr)?),
         };
         screen.line(format_args!("New client connected from {peer_addr}"));
@@ -80,9 +80,9 @@ fn serve(conn_sock: Socket, stop: &Stop, pause: &mut Pause, screen: &mut Screen)
                 total += bytes_read as u64;
                 screen.line(format_args!("Received {bytes_read} bytes"));
             }
-            Err(errno) if passes(errno) => {}
+            Err(errno) if is_transient(errno) => {}
             Err(errno) => {
-                screen.line(format_args!("recv: {errno:?} ({})", errno.desc())); // ECONNRESET: no end, and no answer
+                screen.line(format_args!("recv: {errno:?} ({})", errno.desc())); // ECONNRESET: no end of stream came, so no answer
                 return Ok(true);
             }
         }
@@ -94,7 +94,7 @@ fn serve(conn_sock: Socket, stop: &Stop, pause: &mut Pause, screen: &mut Screen)
     if stop.requested() {
         return Ok(false);
     }
-    let answer = format!("{total} bytes received\n"); // so short that the send buffer takes it whole
+    let answer = format!("{total} bytes received\n"); // few bytes: the send buffer takes them all at once
     pause.before(screen, format_args!("send({conn_fd}, {} bytes)", answer.len()));
     match send(conn_fd, answer.as_bytes(), MsgFlags::empty()) {
         Ok(bytes_sent) => screen.line(format_args!("Sent {bytes_sent} bytes")),
@@ -108,6 +108,6 @@ fn serve(conn_sock: Socket, stop: &Stop, pause: &mut Pause, screen: &mut Screen)
 }
 
 /// Errors that are over with the call: try again.
-fn passes(errno: Errno) -> bool {
+fn is_transient(errno: Errno) -> bool {
     matches!(errno, Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED)
 }

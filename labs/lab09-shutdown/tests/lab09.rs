@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use kernel::{Pair, State, wait_for_state};
+use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
 use nix::sys::signal::Signal;
 use testkit::{Demo, Role, ends_well, failed, have, root, run, signal, skip_without};
 
@@ -58,7 +58,7 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("unread-input", "ANSWERED"),
         ("send-after", "ANSWERED"),
         ("first-send", "CORRECTED"),
-        ("copies", "ANSWERED"),
+        ("shut-rdwr", "CORRECTED"),
         ("linger-0", "ANSWERED"),
         ("descriptor", "CONFIRMED"),
     ]);
@@ -138,6 +138,25 @@ fn after_shut_rdwr_what_a_foreign_server_sends_draws_a_reset() {
     assert_eq!(conn.write(b"more").unwrap_err().kind(), ErrorKind::BrokenPipe);
     client.type_line("").unwrap();
     client.wait_for("recv: ECONNRESET (Connection reset by peer)\nTerminating ...\n").unwrap();
+    ends_well(&mut client);
+}
+
+#[test]
+fn what_came_before_shut_rdwr_is_still_received() {
+    let (listener, addr) = foreign_listener();
+    let mut client =
+        Role::spawn(Command::new(LAB).args(["client", &addr.to_string(), "--how", "rdwr", "--pause"])).unwrap();
+    for call in ["socket(", "connect(", "send("] {
+        client.wait_for(&format!("next: {call}")).unwrap();
+        client.type_line("").unwrap();
+    }
+    client.wait_for("next: shutdown(").unwrap();
+    let mut conn = accepted(&listener);
+    conn.write_all(b"abc").unwrap();
+    let end = Pair { local: conn.peer_addr().unwrap(), peer: addr };
+    wait_until("the bytes", LIMIT, || Ok(tcp_socket(end)?.filter(|row| row.recv_queue == 3))).unwrap();
+    client.input = None; // no further pauses
+    client.wait_for("Received 3 bytes: \"abc\"\nrecv returned 0\n").unwrap();
     ends_well(&mut client);
 }
 

@@ -1,4 +1,4 @@
-//! Terminal 3: what is left of each TIME-WAIT on a port, as bars, until none is left.
+//! Terminal 3: what is left of each TIME-WAIT on a port, as bars, from the first one until none is left.
 
 use std::{os::fd::AsFd, time::Duration};
 
@@ -9,47 +9,66 @@ use shared::{Screen, Stop};
 
 /// Between two looks at the kernel's table.
 const EVERY_MS: u16 = 1000;
-/// A mark of a bar.
+/// One mark of a bar.
 const MARK: Duration = Duration::from_secs(2);
-/// Marks of a full bar: a minute.
+/// The marks of a full bar: a minute.
 const MARKS: usize = 30;
 /// A screen has no room for more.
 const MOST_BARS: usize = 20;
 
-/// One picture a second, until nothing is left or Ctrl-C.
+/// Waits for the first TIME-WAIT, then draws a picture a second until none is left, or until Ctrl-C.
 pub fn run(port: u16) -> Result<()> {
     let stop = Stop::on_signals()?;
     let mut screen = Screen::new();
+    let mut has_begun = false;
+    let mut waiting = String::new();
     loop {
         let mut rows = tcp_sockets(port)?;
         let others = rows.iter().filter(|row| !is_left_behind(row)).count();
         rows.retain(is_left_behind);
-        screen.clear(); // nothing in a pipe
         if rows.is_empty() {
-            screen.line(format_args!("no TIME-WAIT on port {port}, sockets in other states: {others}"));
-            return Ok(());
-        }
-        rows.sort_by_key(|row| row.timer);
-        screen.line(format_args!("port {port}: {} left behind (a mark is 2 s, Ctrl-C ends)", rows.len()));
-        for row in rows.iter().take(MOST_BARS) {
-            let left = row.timer.unwrap_or_default();
-            let state = row.state.to_string();
-            let peer = row.pair.peer.to_string();
-            screen.line(format_args!("{peer:<21} {state:<10} {:>4.1} s {}", left.as_secs_f64(), bar(left)));
-        }
-        if rows.len() > MOST_BARS {
-            screen.line(format_args!("and {} more", rows.len() - MOST_BARS));
+            let none = format!("no TIME-WAIT on port {port}, sockets in other states: {others}");
+            if has_begun {
+                screen.clear();
+                screen.line(none);
+                return Ok(());
+            }
+            let still = format!("{none} (waiting for the first, Ctrl-C ends)");
+            if still != waiting {
+                screen.clear(); // nothing in a pipe
+                screen.line(&still);
+                waiting = still;
+            }
+        } else {
+            has_begun = true;
+            screen.clear();
+            draw(&mut screen, port, &mut rows);
         }
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
         let _ = poll(&mut fds, PollTimeout::from(EVERY_MS)); // after EINTR the next picture comes at once
         if stop.requested() {
             return Ok(());
         }
-        screen.line("");
     }
 }
 
-/// Only a timer of the kernel keeps it. A FIN-WAIT-2 without a descriptor is kept in the same way.
+/// A bar for each row, the one that is over next first.
+fn draw(screen: &mut Screen, port: u16, rows: &mut [Row]) {
+    rows.sort_by_key(|row| row.timer);
+    screen.line(format_args!("port {port}: {} left behind (a mark is 2 s, Ctrl-C ends)", rows.len()));
+    for row in rows.iter().take(MOST_BARS) {
+        let left = row.timer.unwrap_or_default();
+        let state = row.state.to_string();
+        let peer = row.pair.peer.to_string();
+        screen.line(format_args!("{peer:<21} {state:<10} {:>4.1} s {}", left.as_secs_f64(), bar(left)));
+    }
+    if rows.len() > MOST_BARS {
+        screen.line(format_args!("and {} more", rows.len() - MOST_BARS));
+    }
+    screen.line("");
+}
+
+/// No program has it open: only the kernel keeps TIME-WAIT, or FIN-WAIT-2 after the close, until a timer ends it.
 fn is_left_behind(row: &Row) -> bool {
     matches!(row.state, State::TimeWait | State::FinWait2) && row.inode == 0
 }

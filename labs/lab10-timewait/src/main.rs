@@ -9,15 +9,16 @@
 //!
 //! Compare with lab07-multiclient (a server that is started again) and lab09-shutdown (the ways to end).
 //! Source: lab 7 handout, note at the top; notes ch.2, TCP socket; Receiving and Sending using TCP connection.
-//! Read: ip(7) on TIME_WAIT, socket(7) on SO_REUSEADDR (bind-again shows more), RFC 9293 3.6.1, RFC 1337.
+//! Read: ip(7) on TIME_WAIT, socket(7) on SO_REUSEADDR (lab07 and still-connected show more), RFC 9293 3.6.1, RFC 1337.
 
 mod client;
+mod connection;
 mod countdown;
 mod experiments;
 mod fin_timeout;
 mod server;
 
-use std::{net::SocketAddr, os::fd::AsFd, path::PathBuf, process::ExitCode};
+use std::{net::SocketAddr, os::fd::AsFd, process::ExitCode};
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
@@ -25,17 +26,17 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
 };
-use shared::{At, DemoArgs, SheetArgs, Stop, address};
+use shared::{At, DemoArgs, SheetArgs, Stop, address, destination};
 use socket2::Socket;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
   lab10-timewait                           play all experiments
-  lab10-timewait demo bind-again --pause   one of them, for the projector
+  lab10-timewait demo pairs --pause        one of them, for the projector
   lab10-timewait server --close-first      terminal 1: 127.0.0.1:7777
   lab10-timewait client                    terminal 2
-  lab10-timewait countdown 7777            terminal 3: what is left of the minute
+  lab10-timewait countdown 7777            terminal 3: the minute running down
   lab10-timewait server --no-reuse-addr    as the handout has it: try it again at once";
 
 #[derive(Parser)]
@@ -60,13 +61,13 @@ enum Command {
     Client(ClientArgs),
     /// Terminal 3: what is left of each TIME-WAIT on a port
     Countdown {
-        /// The port, at this end
-        #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-        port: u16,
+        /// The port at this end; an address before it changes nothing
+        #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
+        address: SocketAddr,
     },
     /// Inside a network namespace of its own: set tcp_fin_timeout, print what the kernel's timers say
     #[command(hide = true)]
-    FinTimeout { seconds: u32, outside: PathBuf },
+    WithFinTimeout { seconds: u32, outside: String },
 }
 
 #[derive(Args)]
@@ -88,7 +89,7 @@ struct ServerArgs {
 #[derive(Args)]
 struct ClientArgs {
     /// The server's address
-    #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
+    #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Close at once, before the server does
     #[arg(long)]
@@ -110,8 +111,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Sheet(args)) => return shared::sheet(include_str!("../README.md"), args),
         Some(Command::Server(args)) => server::run(args)?,
         Some(Command::Client(args)) => client::run(args)?,
-        Some(Command::Countdown { port }) => countdown::run(*port)?,
-        Some(Command::FinTimeout { seconds, outside }) => fin_timeout::run(*seconds, outside)?,
+        Some(Command::Countdown { address }) => countdown::run(address.port())?,
+        Some(Command::WithFinTimeout { seconds, outside }) => fin_timeout::run(*seconds, outside)?,
     }
     Ok(ExitCode::SUCCESS)
 }

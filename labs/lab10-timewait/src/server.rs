@@ -30,7 +30,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     let listen_fd = listen_sock.as_raw_fd();
     screen.line("TCP Socket created");
 
-    // It helps the next run too: accepted sockets have the option from the listener, and leave it in TIME-WAIT.
+    // The next run needs it here: accepted sockets take the option from the listener, and TIME-WAIT keeps it.
     if !args.no_reuse_addr {
         pause.before(&mut screen, format_args!("setsockopt({listen_fd}, SOL_SOCKET, SO_REUSEADDR, 1)"));
         listen_sock.set_reuse_address(true).at("setsockopt", addr)?;
@@ -53,7 +53,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         }
         let (conn_sock, peer_addr) = match listen_sock.accept() {
             Ok((conn_sock, peer_addr)) => (conn_sock, peer_addr.as_socket().context("not an IP socket")?),
-            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(passes) => continue,
+            Err(error) if error.raw_os_error().map(Errno::from_raw).is_some_and(is_transient) => continue,
             Err(error) => return Ok(Err(error).at("accept", local_addr)?),
         };
         let conn_fd = conn_sock.as_raw_fd();
@@ -86,7 +86,7 @@ fn until_the_end(conn_sock: &Socket, stop: &Stop, pause: &mut Pause, screen: &mu
                 return Ok(true);
             }
             Ok(bytes_read) => screen.line(format_args!("Received {bytes_read} bytes")),
-            Err(errno) if passes(errno) => {}
+            Err(errno) if is_transient(errno) => {}
             Err(errno) => {
                 screen.line(format_args!("recv: {errno:?} ({})", errno.desc())); // ECONNRESET: nothing stays behind
                 return Ok(true);
@@ -95,7 +95,7 @@ fn until_the_end(conn_sock: &Socket, stop: &Stop, pause: &mut Pause, screen: &mu
     }
 }
 
-/// Errors that are over with the call: try again.
-fn passes(errno: Errno) -> bool {
+/// Errors after which the same call may succeed.
+fn is_transient(errno: Errno) -> bool {
     matches!(errno, Errno::EINTR | Errno::EAGAIN | Errno::ECONNABORTED)
 }

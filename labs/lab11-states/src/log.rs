@@ -1,13 +1,29 @@
-//! How the roles tell of a call: before it, with `--pause`, and after it.
+//! How the roles show a call: before it with `--pause`, and after it.
 
-use std::fmt::Display;
+use std::{
+    error::Error,
+    fmt::{self, Display, Formatter},
+};
 
-use shared::{Pause, Screen};
+use shared::{Pause, Screen, Stop};
 
-/// The screen, and the wait before each call.
+/// The screen, the wait before each call, and Ctrl-C.
 pub struct Log<'a> {
     pub screen: Screen,
     pub pause: Pause<'a>,
+    pub stop: &'a Stop,
+}
+
+/// Ctrl-C came while a call waited.
+#[derive(Debug)]
+pub struct Interrupted;
+
+impl Error for Interrupted {}
+
+impl Display for Interrupted {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("interrupted")
+    }
 }
 
 impl Log<'_> {

@@ -57,7 +57,7 @@ enum Command {
 
 #[derive(Args)]
 struct TourArgs {
-    /// Wait for Enter before each socket call
+    /// Wait for Enter before each state, and mark in the diagram where both ends are
     #[arg(long)]
     pause: bool,
 }

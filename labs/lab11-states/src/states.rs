@@ -32,7 +32,7 @@ pub const STATES: [Facts; 11] = [
         netstat: "LISTEN",
         held: "until close",
         orphaned: "never: close ends it",
-        pile: "none: one for each address served; Recv-Q is what piles up",
+        pile: "one for each address served; connections pile up in its Recv-Q",
         path: &[Closed, Listen],
     },
     Facts {
@@ -41,36 +41,36 @@ pub const STATES: [Facts; 11] = [
         end: "client",
         ss: "SYN-SENT",
         netstat: "SYN_SENT",
-        held: "until tcp_syn_retries give up, about two minutes",
+        held: "until the tries of tcp_syn_retries are over, about two minutes",
         orphaned: "never: close ends it",
         pile: "a firewall that drops, a host that is down, a full queue",
         path: &[Closed, SynSent],
     },
     Facts {
         state: SynReceived,
-        caused_by: "a SYN; with TCP_DEFER_ACCEPT the ACK does not end it",
+        caused_by: "a SYN; with TCP_DEFER_ACCEPT an ACK without data does not end it",
         end: "server",
         ss: "SYN-RECV",
         netstat: "SYN_RECV",
-        held: "until the ACK (here: the data), or tcp_synack_retries",
-        orphaned: "always: no descriptor before accept; ends with the listener",
+        held: "until the ACK (here: the data) comes, or tcp_synack_retries are over",
+        orphaned: "always: no descriptor before accept; it ends with the listener",
         pile: "a SYN flood, or answers that do not reach the clients",
         path: &[Closed, Listen, SynReceived],
     },
     Facts {
         state: Established,
-        caused_by: "the handshake: accept only hands over what is there",
+        caused_by: "the handshake; accept only fetches the connection",
         end: "client",
         ss: "ESTAB",
         netstat: "ESTABLISHED",
-        held: "until an end closes, without any traffic for ever",
-        orphaned: "never: close sends a FIN and goes on",
-        pile: "many clients, or peers that are gone: no keepalive",
+        held: "until an end closes; without SO_KEEPALIVE there is no limit",
+        orphaned: "never: close goes on to FIN-WAIT-1",
+        pile: "many clients, or peers that are gone and no SO_KEEPALIVE",
         path: &[Closed, SynSent, Established],
     },
     Facts {
         state: FinWait1,
-        caused_by: "shutdown or close: the FIN is not acknowledged",
+        caused_by: "shutdown or close; the FIN is not acknowledged yet",
         end: "client",
         ss: "FIN-WAIT-1",
         netstat: "FIN_WAIT1",
@@ -85,7 +85,7 @@ pub const STATES: [Facts; 11] = [
         end: "client",
         ss: "FIN-WAIT-2",
         netstat: "FIN_WAIT2",
-        held: "until the peer closes, without limit",
+        held: "until the peer closes; without SO_KEEPALIVE there is no limit",
         orphaned: "tcp_fin_timeout, 60 s",
         pile: "peers that do not close: look for their CLOSE-WAIT",
         path: &[Closed, SynSent, Established, FinWait1, FinWait2],
@@ -96,7 +96,7 @@ pub const STATES: [Facts; 11] = [
         end: "server",
         ss: "CLOSE-WAIT",
         netstat: "CLOSE_WAIT",
-        held: "until this program closes or the peer resets, no limit",
+        held: "until this program closes; only a reset or SO_KEEPALIVE helps",
         orphaned: "never: close goes on to LAST-ACK",
         pile: "a leak: this program forgets to close",
         path: &[Closed, Listen, SynReceived, Established, CloseWait],
@@ -129,18 +129,18 @@ pub const STATES: [Facts; 11] = [
         end: "client",
         ss: "TIME-WAIT",
         netstat: "TIME_WAIT",
-        held: "never: the descriptor, if any, says CLOSED",
+        held: "never: a descriptor that is still open says CLOSED",
         orphaned: "always: 60 s",
         pile: "ordinary: many short connections, and this end closes first",
         path: &[Closed, SynSent, Established, FinWait1, FinWait2, TimeWait],
     },
     Facts {
         state: Closed,
-        caused_by: "socket; and whatever ended a connection",
+        caused_by: "socket; later the end of every connection",
         end: "client",
         ss: "not listed",
         netstat: "not listed",
-        held: "until close; only TCP_INFO tells it",
+        held: "until close; only TCP_INFO shows it",
         orphaned: "never: close frees it",
         pile: "descriptors without a connection: ls /proc/PID/fd",
         path: &[Closed],
@@ -186,14 +186,19 @@ const DIAGRAM: &str = "
              v         v                              v
             @TIME-WAIT ------- 60 s ----------> CLOSED";
 
-/// The diagram; each state that was seen carries its place in `seen`, the others `[  ]`.
-pub fn diagram(seen: &[State]) -> String {
+/// The diagram. Each state carries its place in `seen`, or `[  ]`; a state in `here` carries the letters of the ends that
+/// are in it.
+pub fn diagram(seen: &[State], here: &[(char, State)]) -> String {
     STATES.iter().fold(DIAGRAM.trim_start_matches('\n').to_string(), |diagram, facts| {
-        let place = seen.iter().position(|state| *state == facts.state);
-        let number = place.map_or("[  ]".into(), |place| format!("[{:>2}]", place + 1));
+        let ends: String = here.iter().filter(|(_, state)| *state == facts.state).map(|(end, _)| end).collect();
+        let mark = match seen.iter().position(|state| *state == facts.state) {
+            _ if !ends.is_empty() => format!("[{ends:>2}]"),
+            Some(place) => format!("[{:>2}]", place + 1),
+            None => "[  ]".into(),
+        };
         let from = format!("@{}", facts.state);
         // The name must end there: FIN-WAIT-1 is no part of another, CLOSING and CLOSED differ.
-        diagram.replacen(&from, &format!("{number} {}", facts.state), 1)
+        diagram.replacen(&from, &format!("{mark} {}", facts.state), 1)
     })
 }
 
@@ -238,10 +243,13 @@ mod tests {
     #[test]
     fn the_diagram_numbers_what_was_seen() {
         let all = STATES.map(|facts| facts.state);
-        let drawn = diagram(&all);
+        let drawn = diagram(&all, &[]);
         assert!(!drawn.contains('@') && !drawn.contains("[  ]"), "{drawn}");
         assert!(drawn.lines().all(|line| line.len() < 80), "{drawn}");
         assert!(drawn.contains("[ 1] LISTEN") && drawn.contains("[11] CLOSED"), "{drawn}");
-        assert_eq!(diagram(&[]).matches("[  ]").count(), 11);
+        assert_eq!(diagram(&[], &[]).matches("[  ]").count(), 11);
+        let drawn = diagram(&all, &[('C', FinWait1), ('S', CloseWait)]);
+        assert!(drawn.contains("[ C] FIN-WAIT-1") && drawn.contains("[ S] CLOSE-WAIT"), "{drawn}");
+        assert!(diagram(&[], &[('C', Established), ('S', Established)]).contains("[CS] ESTABLISHED"));
     }
 }

@@ -2,9 +2,11 @@
 //!
 //! - [`table`]: the socket table, by sock_diag(7), as ss reads it
 //! - [`counters`]: /proc/net/netstat and /proc/net/snmp, before and after
+//! - [`capture`]: packets as they pass lo
 //! - [`tcp_info`]: the state of a socket that is in no table
 //! - [`need`]: settings and interfaces that an experiment asks for before it runs
 //! - [`namespace`]: a private network, for an ordinary account too
+//! - [`window`]: a filled window, seen as full
 //! - [`wait`]: waiting for a condition, with a limit that being stopped does not use up
 //!
 //! The rule of this crate: an instrument looks at a lab's socket and never changes it. Delete the crate, and every
@@ -13,6 +15,8 @@
 #[cfg(not(target_os = "linux"))]
 compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or newer. WSL2 and virtual machines count.");
 
+#[cfg(target_os = "linux")]
+pub mod capture;
 #[cfg(target_os = "linux")]
 pub mod counters;
 #[cfg(target_os = "linux")]
@@ -25,9 +29,12 @@ pub mod table;
 pub mod tcp_info;
 #[cfg(target_os = "linux")]
 pub mod wait;
+#[cfg(target_os = "linux")]
+pub mod window;
 
 #[cfg(target_os = "linux")]
 pub use self::{
+    capture::{Capture, Packet},
     counters::Counters,
     need::{Need, setting},
     table::{Pair, Row, State, tcp_socket, tcp_sockets, udp_sockets, wait_for_state},

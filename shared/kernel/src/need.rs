@@ -43,7 +43,7 @@ pub const LOOPBACK_NETWORK: Need = Need {
 pub const LOOPBACK_MTU: Need = Need {
     what: "an MTU of 65536 on the loopback interface",
     provided_by: "ip link set lo mtu 65536",
-    met: || loopback_mtu().is_some_and(|mtu| mtu >= 65536),
+    met: || loopback_mtu().is_some_and(|mtu| mtu >= 65535), // no IPv4 packet is longer: IP_MTU shows no more
 };
 
 /// Every lab: enough ports for the kernel to choose from.
@@ -52,6 +52,10 @@ pub const PORTS: Need = Need {
     provided_by: "sysctl -w net.ipv4.ip_local_port_range='32768 60999' net.ipv4.ip_local_reserved_ports=''",
     met: || free_ports() >= 500,
 };
+
+/// Every lab: room for its sockets and its children's pipes.
+pub const DESCRIPTORS: Need =
+    Need { what: "64 descriptors a process", provided_by: "ulimit -n 1024", met: || descriptor_limit() >= 64 };
 
 /// TCP buffers as Linux sets them up: as received (87380 or more) and as sent (16384), growing to 1 MB and more.
 pub const BUFFERS: Need = Need {
@@ -100,6 +104,13 @@ fn loopback_mtu() -> Option<i32> {
     let discard = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, 9));
     connect(sock.as_raw_fd(), &discard).ok()?;
     getsockopt(&sock, IpMtu).ok()
+}
+
+/// How many descriptors this process may have, see getrlimit(2).
+fn descriptor_limit() -> u64 {
+    let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+    let row = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+    row.and_then(|row| row.split_whitespace().next()?.parse().ok()).unwrap_or(u64::MAX) // or "unlimited"
 }
 
 /// The ports in ip_local_port_range that are not reserved.

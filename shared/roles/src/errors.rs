@@ -56,6 +56,9 @@ impl CallError {
         Some(match (self.call, self.errno) {
             (_, Some(EADDRINUSE)) => format!("see what has the port, TIME-WAIT too: scripts/states.sh {port}"),
             ("bind", Some(EACCES)) => "see the limit: cat /proc/sys/net/ipv4/ip_unprivileged_port_start".into(),
+            (_, Some(EADDRNOTAVAIL | EAFNOSUPPORT)) if host.contains(':') || host.starts_with("AF_INET6") => {
+                "see whether this machine has IPv6, and which addresses: ip -6 addr".into()
+            }
             ("connect", Some(EADDRNOTAVAIL)) => format!("see what uses the ports up: ss -tan dport = :{port}"),
             (_, Some(EADDRNOTAVAIL | ENODEV)) => "see the addresses of this machine: ip addr".into(),
             ("connect", Some(ECONNREFUSED)) => format!("start the server; see who listens: scripts/states.sh {port}"),
@@ -87,4 +90,24 @@ pub fn returned<T: fmt::Debug, E: Error + 'static>(result: &Result<T, E>) -> Str
 /// The C library's words for it, as strace and perror have them; nix has its own for some.
 fn text(errno: Errno) -> String {
     io::Error::from(errno).to_string().split(" (os error").next().unwrap_or_default().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_ipv6_the_hint_is_about_ipv6_and_not_about_ports() {
+        let hint = |call, errno: Errno, addr| Err::<(), _>(errno).at(call, addr).unwrap_err().hint().unwrap();
+        for (call, errno, addr) in [
+            ("connect", Errno::EADDRNOTAVAIL, "[::1]:7777"),
+            ("bind", Errno::EADDRNOTAVAIL, "[::1]:7777"),
+            ("socket", Errno::EAFNOSUPPORT, "[::1]:7777"),
+            ("socket", Errno::EAFNOSUPPORT, "AF_INET6 SOCK_DGRAM"),
+        ] {
+            assert!(hint(call, errno, addr).ends_with("ip -6 addr"), "{call} {addr}");
+        }
+        assert!(hint("connect", Errno::EADDRNOTAVAIL, "127.0.0.1:7777").contains("ports"));
+        assert!(hint("bind", Errno::EADDRNOTAVAIL, "192.0.2.1:7777").contains("ip addr"));
+    }
 }

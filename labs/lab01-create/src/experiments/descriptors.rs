@@ -1,8 +1,7 @@
-//! What a descriptor is: a number, a link under /proc, and not yet a row in a table.
+//! What a descriptor is: a number, a link under /proc, and a socket that is not in any table yet.
 
 use std::{
-    fs,
-    io::ErrorKind,
+    fs::{self, File},
     net::SocketAddr,
     os::{
         fd::AsRawFd,
@@ -13,11 +12,11 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kernel::{State, tcp_info, udp_sockets, wait_until};
-use nix::{libc, unistd::geteuid};
+use nix::errno::Errno;
 use shared::{At, Predicts, Stage, Verdict, returned};
-use socket2::{Domain, Socket, Type};
+use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{LIMIT, hold_role, inode_in, inode_of, links};
+use super::{LIMIT, hold_role, inode_of, links};
 
 /// This program's main thread and the watchdog of its demo.
 const THREADS: usize = 2;
@@ -36,12 +35,12 @@ pub fn same_number(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ls -l /proc/{}/fd", first.pid));
     let question = stage.ask(
-        "The program is ended and started again. Which of the three numbers differ?",
+        "The program is ended and started again. Which of the three numbers are new?",
         [
             ("all three", Differ { pid: true, fd: true, inode: true }),
             ("the process id and the descriptor", Differ { pid: true, fd: true, inode: false }),
             ("the process id and the one in socket:[...]", Differ { pid: true, fd: false, inode: true }),
-            ("the process id alone", Differ { pid: true, fd: false, inode: false }),
+            ("only the process id", Differ { pid: true, fd: false, inode: false }),
         ],
         Predicts {
             source: Some(Differ { pid: true, fd: true, inode: true }),
@@ -55,12 +54,12 @@ pub fn same_number(stage: &mut Stage) -> Result<Verdict> {
     let open = links(second.pid)?;
     let free: Vec<_> = (0..second.fd).filter(|fd| !open.contains_key(fd)).collect();
     ensure!(free.is_empty(), "run 2 got {} while {free:?} were free", second.fd);
-    stage.say("", format_args!("below {} no number is free", second.fd));
+    stage.say("", format_args!("in run 2 no number below {} is free", second.fd));
     if let Some((fd, link)) = open.iter().find(|(_, link)| link.contains("signalfd")) {
-        stage.say("", format_args!("one is {fd} -> {link}, where Ctrl-C arrives"));
+        stage.say("", format_args!("{fd} -> {link}: hold reads Ctrl-C from it"));
     }
 
-    // The same in one process, in sight: the number that is given back is the next to be given out.
+    // The same within one process: the number that close gives back is the next one that socket gives out.
     drop(second.role);
     wait_for_threads()?;
     let one_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
@@ -77,10 +76,10 @@ pub fn same_number(stage: &mut Stage) -> Result<Verdict> {
 
     let observed =
         Differ { pid: second.pid != first.pid, fd: second.fd != first.fd, inode: second_inode != first_inode };
-    stage.verdict(question, observed, "a descriptor is the lowest free number, in each process anew")
+    stage.verdict(question, observed, "a new descriptor is the lowest number that is free in its process")
 }
 
-/// Waits for the threads that read the output of children: each holds a descriptor, and gives it back when it ends.
+/// Waits until the threads that read the output of children have ended: each of them holds a descriptor.
 fn wait_for_threads() -> Result<()> {
     let tasks = "/proc/self/task";
     wait_until("the end of earlier threads", LIMIT, || {
@@ -90,65 +89,62 @@ fn wait_for_threads() -> Result<()> {
 }
 
 pub fn under_proc(stage: &mut Stage) -> Result<Verdict> {
+    /// What open(2) gives for the path of hold's socket.
     #[derive(Debug, PartialEq)]
-    enum Link {
-        Nothing,
-        File,
-        Socket(Number),
-    }
-    #[derive(Debug, PartialEq)]
-    enum Number {
-        Inode,
-        ProcessId,
-        Descriptor,
-        Unrelated,
+    enum Opened {
+        SameSocket,
+        AnotherFile,
+        Refused(Errno),
     }
     let hold = hold_role(&[])?;
     stage.say("hold", format_args!("OS assigned process id: {}", hold.pid));
     stage.say("hold", format_args!("File descriptor assigned by OS: {}", hold.fd));
-
+    let inode = inode_of(hold.pid, hold.fd)?;
     let path = format!("/proc/{}/fd/{}", hold.pid, hold.fd);
-    stage.look(format_args!("ls -l {path}"));
-    let question = stage.ask(
-        "hold has created a UDP socket, nothing more. Where does its link under /proc lead?",
-        [
-            ("nowhere: ENOENT, as it is not bound", Link::Nothing),
-            ("to a file, as any open file's does", Link::File),
-            ("to socket:[the process id]", Link::Socket(Number::ProcessId)),
-            ("to socket:[the descriptor]", Link::Socket(Number::Descriptor)),
-            ("to socket:[a number of its own]", Link::Socket(Number::Inode)),
-        ],
-        Predicts { source: Some(Link::Socket(Number::Inode)), kit: Link::Socket(Number::Inode) },
-    )?;
-    let link = match fs::read_link(&path) {
-        Err(error) if error.kind() == ErrorKind::NotFound => {
-            stage.say("kernel", format_args!("{path}: ENOENT"));
-            return stage.verdict(question, Link::Nothing, "");
-        }
-        result => result.at("readlink", &path)?,
-    };
-    stage.say("kernel", format_args!("{path} -> {}", link.display()));
+    stage.say("kernel", format_args!("{path} -> socket:[{inode}]"));
     let file = fs::metadata(&path).at("stat", &path)?; // stat(2) follows the link, to the socket itself
-    let is_socket = file.file_type().is_socket();
-    let what = if is_socket { "a socket" } else { "no socket" };
-    stage.say("kernel", format_args!("stat of the same: {what}, inode {}", file.ino()));
-    let observed = match inode_in(&link.to_string_lossy()) {
-        Some(number) => Link::Socket(match number {
-            _ if is_socket && u64::from(number) == file.ino() => Number::Inode,
-            _ if number == hold.pid.cast_unsigned() => Number::ProcessId,
-            _ if number == hold.fd.cast_unsigned() => Number::Descriptor,
-            _ => Number::Unrelated,
-        }),
-        None => Link::File,
+    ensure!(file.file_type().is_socket(), "stat says that {path} is no socket");
+    ensure!(file.ino() == u64::from(inode), "the link names inode {inode}, stat says {}", file.ino());
+    stage.say("kernel", format_args!("stat of this path: a socket, inode {}", file.ino()));
+
+    // The same folder has descriptor 0 of hold, a pipe.
+    let pipe_path = format!("/proc/{}/fd/0", hold.pid);
+    let pipe = File::open(&pipe_path).at("open", &pipe_path)?;
+    stage.say("here", format_args!("open {pipe_path}, a pipe: descriptor {}", pipe.as_raw_fd()));
+
+    stage.look(format_args!("ls -l /proc/{}/fd", hold.pid));
+    let question = stage.ask(
+        &format!("Now we open {path} in the same way. What does open return?"),
+        [
+            ("a descriptor of the same socket", Opened::SameSocket),
+            ("ENOENT: socket:[...] is not a file name", Opened::Refused(Errno::ENOENT)),
+            ("EACCES: the descriptor belongs to hold", Opened::Refused(Errno::EACCES)),
+            ("ENXIO: open does not work on sockets", Opened::Refused(Errno::ENXIO)),
+        ],
+        Predicts { source: None, kit: Opened::Refused(Errno::ENXIO) },
+    )?;
+    let observed = match File::open(&path).at("open", &path) {
+        Ok(opened) => {
+            stage.say("here", format_args!("open {path}: descriptor {}", opened.as_raw_fd()));
+            let same = opened.metadata().at("fstat", &path)?.ino() == u64::from(inode);
+            if same { Opened::SameSocket } else { Opened::AnotherFile }
+        }
+        Err(error) => {
+            stage.say("here", &error);
+            Opened::Refused(error.errno.context("an error without a number")?)
+        }
     };
-    stage.verdict(question, observed, "socket:[N]: N is the socket's inode, and names it in every table")
+    stage.verdict(question, observed, "the link shows the inode of the socket, but open cannot open it")
 }
 
 pub fn unbound(stage: &mut Stage) -> Result<Verdict> {
+    /// The call after which the table has the socket for the first time.
     #[derive(Debug, PartialEq)]
-    struct Listed {
-        created: bool,
-        bound: bool,
+    enum ListedAfter {
+        Socket,
+        Bind,
+        Sendto,
+        None,
     }
     let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
     let udp_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
@@ -159,27 +155,27 @@ pub fn unbound(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -uane | grep ino:{inode}"));
     let question = stage.ask(
-        "From when on does the table of UDP sockets, which ss and netstat print, have this inode?",
+        "ss and netstat print the kernel's table of UDP sockets. After which call is this inode in it?",
         [
-            ("from socket() on, with port 0", Listed { created: true, bound: true }),
-            ("from bind() on", Listed { created: false, bound: true }),
-            ("from the first datagram on", Listed { created: false, bound: false }),
+            ("after socket(), with port 0", ListedAfter::Socket),
+            ("after bind()", ListedAfter::Bind),
+            ("after the first sendto()", ListedAfter::Sendto),
+            ("never: UDP has no connections to list", ListedAfter::None),
         ],
-        Predicts { source: Some(Listed { created: false, bound: true }), kit: Listed { created: false, bound: true } },
+        Predicts { source: Some(ListedAfter::Bind), kit: ListedAfter::Bind },
     )?;
-    let row = || Ok::<_, anyhow::Error>(udp_sockets(0)?.into_iter().find(|row| row.inode == inode));
-    let created = row()?;
-    stage.say("kernel", format_args!("inode {inode} in the table of UDP sockets: {}", yes_no(created.is_some())));
+    let after_socket = in_udp_table(stage, inode)?;
 
     udp_sock.bind(&any_port.into()).at("bind", any_port)?;
     stage.say("udp", format_args!("bind({udp_fd}, {any_port}) = 0"));
-    let bound = row()?;
-    stage.say("kernel", format_args!("inode {inode} in the table of UDP sockets: {}", yes_no(bound.is_some())));
-    if let Some(row) = &bound {
-        stage.say("kernel", format_args!("{}  {}, which ss calls UNCONN", row.pair.local, row.state));
-    }
+    let after_bind = in_udp_table(stage, inode)?;
 
-    // In no table is not nothing: the socket is there, and so is its state.
+    let local_addr = udp_sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
+    let sent = udp_sock.send_to(b"x", &local_addr.into()); // to itself
+    stage.say("udp", format_args!("sendto({udp_fd}, \"x\", 1, {local_addr}) = {}", returned(&sent)));
+    let after_sendto = in_udp_table(stage, inode)?;
+
+    // A socket that is in no table exists all the same, and so does its state.
     let tcp_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", "")?;
     let tcp_fd = tcp_sock.as_raw_fd();
     stage.say("tcp", format_args!("socket(AF_INET, SOCK_STREAM, 0) = {tcp_fd}"));
@@ -187,50 +183,70 @@ pub fn unbound(stage: &mut Stage) -> Result<Verdict> {
     stage.say("tcp", format_args!("getsockopt({tcp_fd}, SOL_TCP, TCP_INFO) = 0  state {state}"));
     ensure!(state == State::Closed, "a TCP socket that was only created is {state}");
 
-    let observed = Listed { created: created.is_some(), bound: bound.is_some() };
-    stage.verdict(question, observed, "bind puts it on the list; before, the kernel has it all the same")
-}
-
-fn yes_no(yes: bool) -> &'static str {
-    if yes { "yes" } else { "no" }
-}
-
-pub fn families(stage: &mut Stage) -> Result<Verdict> {
-    #[derive(Debug, PartialEq)]
-    enum Fourth {
-        Unknown,
-        Forbidden,
-        Socket,
-    }
-    stage.say("account", format_args!("uid {}", geteuid()));
-    let question = stage.ask(
-        "socket(AF_NETLINK, SOCK_RAW, 0) names a fourth family. What does this account get?",
-        [
-            ("a socket, as with the three", Fourth::Socket),
-            ("EAFNOSUPPORT: there are three", Fourth::Unknown),
-            ("EPERM: SOCK_RAW is for root", Fourth::Forbidden),
-        ],
-        Predicts { source: Some(Fourth::Unknown), kit: Fourth::Socket },
-    )?;
-    let created = Socket::new(Domain::from(libc::AF_NETLINK), Type::RAW, None);
-    let netlink_sock = match created {
-        Ok(sock) => sock,
-        Err(error) => {
-            let error = Err::<(), _>(error);
-            stage.say("here", format_args!("socket(AF_NETLINK, SOCK_RAW, 0) = {}", returned(&error)));
-            let refused = error.at("socket", "AF_NETLINK");
-            let errno = refused.as_ref().err().and_then(|error| error.errno);
-            let observed = match errno.map(|errno| errno as i32) {
-                Some(libc::EAFNOSUPPORT) => Fourth::Unknown,
-                Some(libc::EPERM | libc::EACCES) => Fourth::Forbidden,
-                _ => return Err(refused.map_or_else(Into::into, |()| anyhow::anyhow!("no error"))),
-            };
-            return stage.verdict(question, observed, "");
-        }
+    let observed = match [after_socket, after_bind, after_sendto] {
+        [true, ..] => ListedAfter::Socket,
+        [_, true, _] => ListedAfter::Bind,
+        [.., true] => ListedAfter::Sendto,
+        _ => ListedAfter::None,
     };
-    let fd = netlink_sock.as_raw_fd();
-    stage.say("here", format_args!("socket(AF_NETLINK, SOCK_RAW, 0) = {fd}"));
-    let inode = inode_of(id().cast_signed(), fd)?;
-    stage.say("kernel", format_args!("/proc/{}/fd/{fd} -> socket:[{inode}]", id()));
-    stage.verdict(question, Fourth::Socket, "Linux numbers over 40 families; ss itself asks through AF_NETLINK")
+    stage.verdict(question, observed, "bind adds it to the table; the socket and its state exist before that")
+}
+
+/// Looks for a socket in the kernel's table of UDP sockets, and says what is there.
+fn in_udp_table(stage: &mut Stage, inode: u32) -> Result<bool> {
+    let row = udp_sockets(0)?.into_iter().find(|row| row.inode == inode);
+    let found = row.as_ref().map_or("no row".into(), |row| row.pair.local.to_string());
+    stage.say("kernel", format_args!("inode {inode} in the table of UDP sockets: {found}"));
+    Ok(row.is_some())
+}
+
+pub fn protocol(stage: &mut Stage) -> Result<Verdict> {
+    type Created = Result<Option<Protocol>, Errno>;
+    const REFUSED: Created = Err(Errno::EPROTONOSUPPORT);
+    let [tcp, udp, mptcp]: [Created; 3] =
+        [Protocol::TCP, Protocol::UDP, Protocol::MPTCP].map(|number| Ok(Some(number)));
+
+    let question = stage.ask(
+        "socket() is called three times with type SOCK_STREAM. The third argument is 0, then IPPROTO_UDP, then \
+         IPPROTO_MPTCP. Which protocols do the sockets have?",
+        [
+            ("TCP, TCP, TCP: the type decides", [tcp, tcp, tcp]),
+            ("TCP, UDP, MPTCP: the argument decides", [tcp, udp, mptcp]),
+            ("TCP, an error, MPTCP: it must fit the type", [tcp, REFUSED, mptcp]),
+            ("TCP, an error, an error: streams are TCP", [tcp, REFUSED, REFUSED]),
+        ],
+        Predicts { source: Some([tcp, tcp, tcp]), kit: [tcp, REFUSED, mptcp] },
+    )?;
+    let mut observed = [REFUSED; 3];
+    for (seen, (name, number)) in observed.iter_mut().zip([
+        ("0", None),
+        ("IPPROTO_UDP", Some(Protocol::UDP)),
+        ("IPPROTO_MPTCP", Some(Protocol::MPTCP)),
+    ]) {
+        let call = format!("socket(AF_INET, SOCK_STREAM, {name})");
+        *seen = match Socket::new(Domain::IPV4, Type::STREAM, number) {
+            Ok(sock) => {
+                let fd = sock.as_raw_fd();
+                stage.say("here", format_args!("{call} = {fd}"));
+                let protocol = sock.protocol().at("getsockopt", "SO_PROTOCOL")?;
+                let protocol_name = match protocol {
+                    Some(Protocol::TCP) => "IPPROTO_TCP",
+                    Some(Protocol::UDP) => "IPPROTO_UDP",
+                    Some(Protocol::MPTCP) => "IPPROTO_MPTCP",
+                    _ => "another protocol",
+                };
+                let call = format!("getsockopt({fd}, SOL_SOCKET, SO_PROTOCOL) = 0");
+                stage.say("here", format_args!("{call}  {}, {protocol_name}", protocol.map_or(0, i32::from)));
+                Ok(protocol)
+            }
+            Err(error) => {
+                let refused = Err::<(), _>(error);
+                stage.say("here", format_args!("{call} = {}", returned(&refused)));
+                refused
+                    .at("socket", name)
+                    .map_or_else(|error| Err(error.errno.unwrap_or(Errno::UnknownErrno)), |()| REFUSED)
+            }
+        };
+    }
+    stage.verdict(question, observed, "the type allows some protocols; 0 takes the usual one, for a stream TCP")
 }

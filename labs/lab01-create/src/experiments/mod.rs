@@ -6,22 +6,32 @@ mod sharing;
 use std::{collections::BTreeMap, fs, os::fd::RawFd, time::Duration};
 
 use anyhow::{Context, Result};
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::{
+    Need,
+    need::{DESCRIPTORS, LOOPBACK, PORTS},
+    setting,
+};
 use shared::{At, Experiment, Lesson, Role};
 
-/// How long an answer may take; far more than this machine needs.
+/// How long an answer may take; far more than any machine needs.
 const LIMIT: Duration = Duration::from_secs(5);
+
+const MPTCP: Need = Need {
+    what: "a kernel with MPTCP, switched on",
+    provided_by: "as root: sysctl -w net.mptcp.enabled=1",
+    met: || setting("net/mptcp/enabled") == [1],
+};
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "this process and hold as its child",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "same-number",
             starred: true,
-            minutes: 5,
-            claim: "The process id and the descriptor are different numbers each time the program runs.",
+            minutes: 4,
+            claim: "Each run of the program gives another process id and another descriptor.",
             source: "notes ch.2, Creating socket",
             needs: &[],
             play: descriptors::same_number,
@@ -29,8 +39,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "kill-9",
             starred: true,
-            minutes: 5,
-            claim: "Once the program is terminated its descriptors are gone: the OS closes them.",
+            minutes: 4,
+            claim: "When the program is terminated, the OS closes its descriptors.",
             source: "notes ch.2, Creating socket",
             needs: &[],
             play: sharing::kill_9,
@@ -39,7 +49,7 @@ pub const LESSON: Lesson = Lesson {
             id: "two-numbers",
             starred: true,
             minutes: 5,
-            claim: "To the OS a socket is a descriptor, named by a unique number, and close() closes the socket.",
+            claim: "For the OS a socket is a descriptor with a unique number, and close() closes the socket.",
             source: "notes ch.2, What is a socket?",
             needs: &[],
             play: sharing::two_numbers,
@@ -47,9 +57,9 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "under-proc",
             starred: false,
-            minutes: 3,
-            claim: "ls -l /proc/X/fd/Y shows the descriptor of a socket that was only created.",
-            source: "notes ch.2, Creating socket",
+            minutes: 2,
+            claim: "Creating a socket is like opening a file: ls -l /proc/X/fd/Y shows its descriptor.",
+            source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
             play: descriptors::under_proc,
         },
@@ -57,16 +67,16 @@ pub const LESSON: Lesson = Lesson {
             id: "unbound",
             starred: false,
             minutes: 3,
-            claim: "Creating adds a descriptor; only binding puts the socket on the list of bound sockets.",
+            claim: "Creating a socket adds a descriptor; binding it adds it to the list of bound sockets.",
             source: "notes ch.2, Creating socket and Binding socket",
-            needs: &[],
+            needs: &[LOOPBACK, PORTS],
             play: descriptors::unbound,
         },
         Experiment {
             id: "on-exec",
             starred: false,
             minutes: 3,
-            claim: "The OS assigns the descriptor to the process that has created the socket.",
+            claim: "The OS assigns the descriptor to the process that created the socket.",
             source: "notes ch.2, Creating socket; the question is ours",
             needs: &[],
             play: sharing::on_exec,
@@ -74,20 +84,20 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "read-write",
             starred: false,
-            minutes: 3,
+            minutes: 2,
             claim: "A socket is similar to a file, but in place of read, write and seek it has send and recvfrom.",
             source: "notes ch.2, What is a socket?",
             needs: &[],
             play: sharing::read_write,
         },
         Experiment {
-            id: "families",
+            id: "protocol",
             starred: false,
-            minutes: 3,
-            claim: "There are three address families: AF_INET, AF_INET6 and AF_UNIX.",
-            source: "notes ch.2, Address family control",
-            needs: &[],
-            play: descriptors::families,
+            minutes: 2,
+            claim: "The socket type controls the transport layer protocol.",
+            source: "notes ch.2, What is a socket?",
+            needs: &[MPTCP],
+            play: descriptors::protocol,
         },
     ],
     next: &[
@@ -105,7 +115,7 @@ struct Hold {
     fd: RawFd,
 }
 
-/// Starts `hold` with more patience than any class.
+/// Starts `hold` for a day: longer than any class.
 fn hold_role(options: &[&str]) -> Result<Hold> {
     let mut role = Role::start(&[&["hold", "--seconds", "86400"], options].concat())?;
     let pid = last_number(&role.line_with("OS assigned process id: ")?)?;
@@ -117,14 +127,14 @@ fn last_number(line: &str) -> Result<i32> {
     line.rsplit(' ').next().and_then(|word| word.parse().ok()).with_context(|| format!("no number in {line:?}"))
 }
 
-/// The descriptors of a process and what each leads to, as `ls -l /proc/PID/fd` shows them.
+/// The descriptors of a process and where the link of each leads, as `ls -l /proc/PID/fd` shows them.
 fn links(pid: i32) -> Result<BTreeMap<RawFd, String>> {
     let folder = format!("/proc/{pid}/fd");
     let mut links = BTreeMap::new();
     for entry in fs::read_dir(&folder).at("open", &folder)? {
         let entry = entry.at("readdir", &folder)?;
         let Some(fd) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
-        // One may be closed while we look: the one this listing itself uses.
+        // The listing has a descriptor of its own, which may be closed when its link is read.
         let Ok(link) = fs::read_link(entry.path()) else { continue };
         links.insert(fd, link.to_string_lossy().into_owned());
     }
@@ -136,7 +146,7 @@ fn inode_in(link: &str) -> Option<u32> {
     link.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
 }
 
-/// The inode of a socket, read where everybody can: /proc/PID/fd/N.
+/// The inode of a socket, read from its link /proc/PID/fd/N.
 fn inode_of(pid: i32, fd: RawFd) -> Result<u32> {
     let path = format!("/proc/{pid}/fd/{fd}");
     let link = fs::read_link(&path).at("readlink", &path)?;

@@ -1,4 +1,4 @@
-//! One socket and its descriptors: who else has one, and which close is the last.
+//! One socket and its descriptors: which processes have one, and which close is the last.
 
 use std::{
     collections::BTreeSet,
@@ -21,7 +21,7 @@ use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, hold_role, inode_in, inode_of, links, listed};
 
-/// Two Unix sockets, connected to each other: what one end does, the other end's recv tells.
+/// Two Unix sockets, connected to each other: recv at one end tells what happened at the other end.
 fn connected_pair(stage: &mut Stage) -> Result<(Socket, Socket)> {
     let (near_sock, far_sock) = Socket::pair(Domain::UNIX, Type::STREAM, None).at("socketpair", "")?;
     let (near_fd, far_fd) = (near_sock.as_raw_fd(), far_sock.as_raw_fd());
@@ -30,18 +30,18 @@ fn connected_pair(stage: &mut Stage) -> Result<(Socket, Socket)> {
     Ok((near_sock, far_sock))
 }
 
-/// A child started from now on gets this descriptor, under the same number.
+/// A child that is started from now on gets this descriptor with the same number.
 fn let_inherit(stage: &mut Stage, sock: &Socket) -> Result<()> {
     sock.set_cloexec(false).at("fcntl", "F_SETFD")?;
-    stage.say("here", format_args!("fcntl({}, F_SETFD, 0) = 0  now a child gets it", sock.as_raw_fd()));
+    stage.say("here", format_args!("fcntl({}, F_SETFD, 0) = 0  a child inherits it", sock.as_raw_fd()));
     Ok(())
 }
 
-/// recv(2) that waits no longer than LIMIT; a signal does not count.
+/// recv(2), repeated after a signal; SO_RCVTIMEO ends each of its waits after LIMIT.
 fn receive(fd: RawFd, flags: MsgFlags) -> nix::Result<usize> {
     loop {
         match recv(fd, &mut [0; 8], flags) {
-            Err(Errno::EINTR) => continue, // SIGCHLD, if somebody traces us
+            Err(Errno::EINTR) => continue, // after Ctrl-Z and fg: signal(7)
             result => return result,
         }
     }
@@ -54,7 +54,7 @@ pub fn kill_9(stage: &mut Stage) -> Result<Verdict> {
         EndOfStream,
         Reset,
     }
-    /// What our end hears, and whether hold's own socket outlived it.
+    /// What our end reads, and whether hold's own socket is still there.
     #[derive(Debug, PartialEq)]
     struct Left {
         heard: After,
@@ -69,17 +69,18 @@ pub fn kill_9(stage: &mut Stage) -> Result<Verdict> {
     stage.say("hold", format_args!("descriptor {}, its own  socket:[{own_inode}]", hold.fd));
     stage.say("hold", format_args!("descriptor {far_fd}, inherited  socket:[{far_inode}]"));
     drop(far_sock); // close(2)
-    stage.say("here", format_args!("close({far_fd}) = 0  hold alone has that end now"));
+    stage.say("here", format_args!("close({far_fd}) = 0  only hold has that end now"));
     ensure!(listed("/proc/net/unix", own_inode)?, "socket:[{own_inode}] is not in /proc/net/unix");
 
     stage.look(format_args!("ls -l /proc/{}/fd", hold.pid));
     let question = stage.ask(
-        "kill -9: hold can call nothing any more. What becomes of its sockets, and what does our recv return?",
+        "We kill hold with kill -9, so it cannot call close(). What happens to its two sockets, and what does our recv \
+         return?",
         [
-            ("both stay until a timeout; recv waits", Left { heard: After::Nothing, behind: true }),
-            ("its own stays; recv returns 0", Left { heard: After::EndOfStream, behind: true }),
-            ("closed; recv fails: ECONNRESET, as it was no close()", Left { heard: After::Reset, behind: false }),
-            ("closed; recv returns 0, as after close()", Left { heard: After::EndOfStream, behind: false }),
+            ("both sockets stay; recv waits", Left { heard: After::Nothing, behind: true }),
+            ("its own socket stays; recv returns 0", Left { heard: After::EndOfStream, behind: true }),
+            ("both are closed; recv returns ECONNRESET", Left { heard: After::Reset, behind: false }),
+            ("both are closed; recv returns 0", Left { heard: After::EndOfStream, behind: false }),
         ],
         Predicts {
             source: Some(Left { heard: After::EndOfStream, behind: false }),
@@ -105,11 +106,11 @@ pub fn kill_9(stage: &mut Stage) -> Result<Verdict> {
         Err(Errno::ECONNRESET) => After::Reset,
         other => anyhow::bail!("our end got {other:?}"),
     };
-    stage.verdict(question, Left { heard, behind }, "the kernel closes what a process leaves, however it ends")
+    stage.verdict(question, Left { heard, behind }, "however a process ends, the kernel closes its descriptors")
 }
 
 pub fn two_numbers(stage: &mut Stage) -> Result<Verdict> {
-    /// The close that our end hears.
+    /// The event after which our end reads end of stream.
     #[derive(Debug, PartialEq)]
     enum Heard {
         First,
@@ -131,11 +132,13 @@ pub fn two_numbers(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ls -l /proc/{here}/fd /proc/{}/fd", hold.pid));
     let question = stage.ask(
-        "We close one, then the other; then hold ends. When does recv on our end return 0?",
+        &format!(
+            "We close {far_fd}, then {dup_fd}; then hold ends. After which of these does recv({near_fd}) return 0?"
+        ),
         [
-            ("after the first close()", Heard::First),
-            ("after the second: no descriptor is left here", Heard::Second),
-            ("once hold has ended, too", Heard::Childs),
+            ("after our first close()", Heard::First),
+            ("after our second close()", Heard::Second),
+            ("after the end of hold", Heard::Childs),
         ],
         Predicts { source: Some(Heard::First), kit: Heard::Childs },
     )?;
@@ -161,7 +164,7 @@ pub fn two_numbers(stage: &mut Stage) -> Result<Verdict> {
     if received == Ok(0) && heard == Heard::Never {
         heard = Heard::Childs;
     }
-    stage.verdict(question, heard, "close() gives back a number; the last one closes the socket")
+    stage.verdict(question, heard, "close() gives back a descriptor; the last close() closes the socket")
 }
 
 pub fn on_exec(stage: &mut Stage) -> Result<Verdict> {
@@ -179,11 +182,12 @@ pub fn on_exec(stage: &mut Stage) -> Result<Verdict> {
     stage.say("here", format_args!("socket(AF_INET, SOCK_DGRAM, 0) = {plain_fd}"));
 
     let question = stage.ask(
-        "Now this process starts hold: fork, then exec. Which of the two sockets does hold have?",
+        "Now this process starts hold, with fork and exec. Which of the two sockets does hold have?",
         [
-            ("none: it starts with 0, 1 and 2 only", Has { marked: false, plain: false }),
-            ("the second only", Has { marked: false, plain: true }),
-            ("both: a child inherits what is open", Has { marked: true, plain: true }),
+            ("none: it has only 0, 1 and 2", Has { marked: false, plain: false }),
+            ("only the first", Has { marked: true, plain: false }),
+            ("only the second", Has { marked: false, plain: true }),
+            ("the first and the second", Has { marked: true, plain: true }),
         ],
         Predicts { source: None, kit: Has { marked: false, plain: true } },
     )?;
@@ -193,10 +197,10 @@ pub fn on_exec(stage: &mut Stage) -> Result<Verdict> {
     let inherited: BTreeSet<u32> = links(hold.pid)?.values().filter_map(|link| inode_in(link)).collect();
     let observed = Has { marked: inherited.contains(&marked_inode), plain: inherited.contains(&plain_inode) };
     for (fd, inode, has) in [(marked_fd, marked_inode, observed.marked), (plain_fd, plain_inode, observed.plain)] {
-        let has = if has { "hold has it, too" } else { "not in hold" };
+        let has = if has { "hold has it" } else { "hold does not have it" };
         stage.say("kernel", format_args!("{fd} -> socket:[{inode}]  {has}"));
     }
-    stage.verdict(question, observed, "exec keeps what has no close-on-exec; a leaked socket stays open")
+    stage.verdict(question, observed, "exec closes the descriptors marked close-on-exec and keeps all others")
 }
 
 pub fn read_write(stage: &mut Stage) -> Result<Verdict> {
@@ -212,9 +216,10 @@ pub fn read_write(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
         "write, read and lseek are calls for files. Which of them work on these sockets?",
         [
-            ("all three: a descriptor is a descriptor", Works { write: true, read: true, lseek: true }),
-            ("none: a socket has send and recv instead", Works { write: false, read: false, lseek: false }),
+            ("write, read and lseek", Works { write: true, read: true, lseek: true }),
+            ("none of the three", Works { write: false, read: false, lseek: false }),
             ("write and read", Works { write: true, read: true, lseek: false }),
+            ("write only", Works { write: true, read: false, lseek: false }),
         ],
         Predicts {
             source: Some(Works { write: false, read: false, lseek: false }),
@@ -229,5 +234,5 @@ pub fn read_write(stage: &mut Stage) -> Result<Verdict> {
     stage.say("here", format_args!("lseek({near_fd}, 0, SEEK_SET) = {}", returned(&position)));
 
     let observed = Works { write: written == Ok(4), read: bytes_read == Ok(4), lseek: position.is_ok() };
-    stage.verdict(question, observed, "read is recv without flags; a socket has no place to seek to")
+    stage.verdict(question, observed, "read is recv without flags; a socket has no position to seek to")
 }

@@ -1,4 +1,4 @@
-//! The address part: loopback, any, somebody else's, chosen by the kernel, and written down wrongly.
+//! The address: loopback, any, of another machine, chosen by the kernel, and written in octal.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs},
@@ -16,8 +16,12 @@ use socket2::{Domain, Socket, Type};
 
 use super::{ANY_PORT, LIMIT, local_addr};
 
-/// TEST-NET-1 of RFC 5737: for documentation, on no machine.
+/// In TEST-NET-1 of RFC 5737, which is for documentation: no machine should have it.
 pub const NOT_OURS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+/// An address of lo, as all of 127.0.0.0/8 is, although no list of addresses shows it.
+const IN_LOOPBACK: Ipv4Addr = Ipv4Addr::new(127, 1, 2, 3);
+/// The group of the lecture's multicast programs (lab05). Nobody has to join it here.
+const GROUP: Ipv4Addr = Ipv4Addr::new(239, 1, 1, 1);
 
 /// In the order of the table that is printed.
 const DESTINATIONS: [Ipv4Addr; 3] = [Ipv4Addr::LOCALHOST, Ipv4Addr::new(127, 0, 0, 2), Ipv4Addr::UNSPECIFIED];
@@ -42,12 +46,13 @@ pub fn any_address(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -tln '( sport = :{} or sport = :{} )'", loopback_addr.port(), any_addr.port()));
     let question = stage.ask(
-        "Both listen. Clients connect to 127.0.0.1, to 127.0.0.2 and to 0.0.0.0. Who can be reached at which?",
+        "Both listen. Clients connect to 127.0.0.1, to 127.0.0.2 and to 0.0.0.0. Which of the three addresses lead to \
+         which server?",
         [
-            ("each only at the very address it is bound to", [[true, false, false], [false, false, true]]),
-            ("both at all three: it is all one machine", [[true; 3]; 2]),
-            ("the first at all but 127.0.0.2, the second at all", [[true, false, true], [true; 3]]),
-            ("the second at all but 0.0.0.0, the first at 127.0.0.1", [[true, false, false], [true, true, false]]),
+            ("first: 127.0.0.1; second: 0.0.0.0", [[true, false, false], [false, false, true]]),
+            ("first: all three; second: all three", [[true; 3]; 2]),
+            ("first: all except 127.0.0.2; second: all three", [[true, false, true], [true; 3]]),
+            ("first: 127.0.0.1; second: all except 0.0.0.0", [[true, false, false], [true, true, false]]),
         ],
         Predicts { source: None, kit: [[true, false, true], [true; 3]] },
     )?;
@@ -58,10 +63,23 @@ pub fn any_address(stage: &mut Stage) -> Result<Verdict> {
             *reached = connects(stage, name, listen_sock, SocketAddr::from((destination, port)))?;
         }
     }
-    stage.verdict(question, reached, "0.0.0.0 is every address to bind, and this host to connect")
+    // 0.0.0.0 is not a name for 127.0.0.1: a client that has an address connects to that one.
+    let own = SocketAddr::from((DESTINATIONS[1], 0));
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", own)?;
+    let client_fd = client_sock.as_raw_fd();
+    client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", own)?;
+    client_sock.bind(&own.into()).at("bind", own)?;
+    stage.client(format_args!("bind({client_fd}, {own}) = 0"));
+    let this_host = SocketAddr::from((Ipv4Addr::UNSPECIFIED, any_addr.port()));
+    client_sock.connect(&this_host.into()).at("connect", this_host)?;
+    stage.client(format_args!("connect({client_fd}, {this_host}) = 0"));
+    let peer_addr = client_sock.peer_addr().at("getpeername", this_host)?.as_socket().context("not an IP socket")?;
+    stage.client(format_args!("getpeername({client_fd}, {peer_addr}) = 0"));
+    ensure!(peer_addr.ip() == own.ip(), "from {} the connection leads to {peer_addr}", own.ip());
+    stage.verdict(question, reached, "to bind, 0.0.0.0 is every address; to connect, it is this host")
 }
 
-/// Connects to `addr`; where that works, shows which address the server's end of the connection has.
+/// Connects to `addr`. If this works, shows the address of the server's end of the connection.
 fn connects(stage: &mut Stage, name: &str, listen_sock: &Socket, addr: SocketAddr) -> Result<bool> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", addr)?;
     client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", addr)?; // connect waits no longer than this
@@ -74,9 +92,12 @@ fn connects(stage: &mut Stage, name: &str, listen_sock: &Socket, addr: SocketAdd
     let client_addr = local_addr(&client_sock)?;
     listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", addr)?; // accept waits no longer than this
     loop {
-        let (conn_sock, peer_addr) = listen_sock.accept().at("accept", addr)?;
+        let (conn_sock, peer_addr) = match listen_sock.accept() {
+            Err(error) if error.raw_os_error() == Some(Errno::EINTR as i32) => continue, // Ctrl-Z and fg: signal(7)
+            accepted => accepted.at("accept", addr)?,
+        };
         if peer_addr.as_socket() != Some(client_addr) {
-            continue; // whoever this is: 0.0.0.0 is open to others
+            continue; // a stranger: 0.0.0.0 is open to others
         }
         let conn_fd = conn_sock.as_raw_fd();
         stage.say(name, format_args!("accept({}) = {conn_fd}", listen_sock.as_raw_fd()));
@@ -103,13 +124,13 @@ pub fn implicit_bind(stage: &mut Stage) -> Result<Verdict> {
     stage.say("sender", format_args!("getsockname({send_fd}, {}) = 0", local_addr(&send_sock)?));
 
     let question = stage.ask(
-        "The sender calls no bind, only sendto. What does getsockname say afterwards, and which source address does the \
-         receiver see?",
+        "The sender calls sendto, and never bind. What does its getsockname return after that, and which source address \
+         does the receiver get?",
         [
-            ("getsockname 127.0.0.1, source 127.0.0.1", (LOOPBACK, true, LOOPBACK)),
-            ("getsockname 0.0.0.0, source 127.0.0.1", (ANY, true, LOOPBACK)),
-            ("getsockname 0.0.0.0, source 0.0.0.0", (ANY, true, ANY)),
-            ("getsockname still 0.0.0.0:0, source 127.0.0.1", (ANY, false, LOOPBACK)),
+            ("127.0.0.1 and a port; source 127.0.0.1", (LOOPBACK, true, LOOPBACK)),
+            ("0.0.0.0 and a port; source 127.0.0.1", (ANY, true, LOOPBACK)),
+            ("0.0.0.0 and a port; source 0.0.0.0", (ANY, true, ANY)),
+            ("0.0.0.0 and port 0; source 127.0.0.1", (ANY, false, LOOPBACK)),
         ],
         Predicts::<Seen> { source: Some((ANY, true, ANY)), kit: (ANY, true, LOOPBACK) },
     )?;
@@ -130,7 +151,7 @@ pub fn implicit_bind(stage: &mut Stage) -> Result<Verdict> {
     stage.say("receiver", format_args!("recvfrom({recv_fd}, 1024, {source}) = {bytes_read}"));
     ensure!(source.port() == own_addr.port() || own_addr.port() == 0, "two ports: {own_addr} and {source}");
 
-    // connect binds too, and it fixes the address: the route to the peer is looked up once.
+    // connect binds the address as well: it looks the route up once and stores the source address.
     send_sock.connect(&recv_addr.into()).at("connect", recv_addr)?;
     stage.say("sender", format_args!("connect({send_fd}, {recv_addr}) = 0"));
     let connected_addr = local_addr(&send_sock)?;
@@ -147,55 +168,42 @@ pub fn implicit_bind(stage: &mut Stage) -> Result<Verdict> {
     ensure!(third_addr.ip() == LOOPBACK && third_addr.port() != 0, "connect has bound to {third_addr}");
 
     let observed = (ipv4(own_addr)?, own_addr.port() != 0, ipv4(source)?);
-    stage.verdict(question, observed, "each datagram gets its source from the route; connect fixes it")
+    stage.verdict(question, observed, "sendto binds the port only; the route gives each datagram its source")
 }
 
 pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
-    let in_loopback = SocketAddr::from(([127, 1, 2, 3], 0));
-    let not_ours = SocketAddr::from((NOT_OURS, 0));
-    let not_available = Some(Errno::EADDRNOTAVAIL);
     let question = stage.ask(
-        "Nobody has set up 127.1.2.3 here, and 192.0.2.1 is on another machine if on any. A UDP socket binds the first, a \
-         UDP and a TCP socket the second. What do the three calls return?",
+        "A UDP socket binds 127.1.2.3, which nobody has set up; 192.0.2.1, which this machine does not have; the multicast \
+         group 239.1.1.1; the broadcast address 255.255.255.255. Which calls return 0?",
         [
-            ("0 three times: the address matters once something is sent", [None, None, None]),
-            ("0, then EADDRNOTAVAIL twice", [None, not_available, not_available]),
-            ("EADDRNOTAVAIL three times", [not_available; 3]),
-            ("0, 0, EADDRNOTAVAIL: UDP needs no connection", [None, None, not_available]),
+            ("all four", [true; 4]),
+            ("the first three", [true, true, true, false]),
+            ("all except 192.0.2.1", [true, false, true, true]),
+            ("only 127.1.2.3", [true, false, false, false]),
+            ("none of the four", [false; 4]),
         ],
-        Predicts { source: None, kit: [None, not_available, not_available] },
+        Predicts { source: None, kit: [true, false, true, true] },
     )?;
-    let mut errors = [None; 3];
-    for (error, (name, kind, addr)) in errors.iter_mut().zip([
-        ("udp", Type::DGRAM, in_loopback),
-        ("udp", Type::DGRAM, not_ours),
-        ("tcp", Type::STREAM, not_ours),
-    ]) {
-        let sock = Socket::new(Domain::IPV4, kind, None).at("socket", addr)?;
-        let bound = sock.bind(&addr.into());
-        let returned = returned(&bound);
-        let returned = returned.split(" (").next().unwrap_or_default(); // the text would go on below
-        stage.say(name, format_args!("bind({}, {addr}) = {returned}", sock.as_raw_fd()));
-        *error = bound.err().and_then(|error| error.raw_os_error()).map(Errno::from_raw);
-    }
-
-    // Nor can a socket on a loopback address address another machine. With UDP connect only looks up the route.
-    let elsewhere = SocketAddr::from((NOT_OURS, 7777));
-    let mut reaches = Vec::new();
-    for (name, bind_to) in [("unbound", None), ("127.0.0.1", Some(ANY_PORT))] {
-        let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", elsewhere)?;
-        if let Some(addr) = bind_to {
-            sock.bind(&addr.into()).at("bind", addr)?;
+    let mut works = [false; 4];
+    for (kind, name) in [(Type::DGRAM, "udp"), (Type::STREAM, "tcp")] {
+        let mut bound = [false; 4];
+        for (bound, ip) in bound.iter_mut().zip([IN_LOOPBACK, NOT_OURS, GROUP, Ipv4Addr::BROADCAST]) {
+            let addr = SocketAddr::from((ip, 0));
+            let sock = Socket::new(Domain::IPV4, kind, None).at("socket", addr)?;
+            let result = sock.bind(&addr.into());
+            let returned = returned(&result);
+            let returned = returned.split(" (").next().unwrap_or_default(); // one line a call
+            stage.say(name, format_args!("bind({}, {addr}) = {returned}", sock.as_raw_fd()));
+            *bound = result.is_ok();
+            let refused = result.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32));
+            ensure!(*bound || refused, "another error than EADDRNOTAVAIL");
         }
-        let connected = sock.connect(&elsewhere.into());
-        stage.say(name, format_args!("connect({}, {elsewhere}) = {}", sock.as_raw_fd(), returned(&connected)));
-        reaches.push(connected.map_err(|error| error.raw_os_error()));
+        if kind == Type::DGRAM {
+            works = bound;
+        }
+        ensure!(bound == works, "TCP binds {bound:?}, UDP {works:?}");
     }
-    // Without a route neither gets so far: ENETUNREACH, twice.
-    let no_route = reaches[0].is_err() && reaches[0] == reaches[1];
-    let as_told = reaches[1] == Err(Some(Errno::EINVAL as i32)) || no_route;
-    ensure!(as_told, "connect to another machine: {reaches:?}");
-    stage.verdict(question, errors, "only this machine's own addresses; all of 127.0.0.0/8 is")
+    stage.verdict(question, works, "bind takes this machine's addresses, groups and broadcast addresses")
 }
 
 pub fn octal(stage: &mut Stage) -> Result<Verdict> {
@@ -204,10 +212,10 @@ pub fn octal(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
         "How does the C library read \"10.10.10.06\", and how \"010.010.010.06\"?",
         [
-            ("8.8.8.6 both: the values are octal", (octal, octal)),
-            ("10.10.10.6 both: leading zeros mean nothing", (decimal, decimal)),
-            ("neither is an address", (None, None)),
-            ("10.10.10.6, and 8.8.8.6", (decimal, octal)),
+            ("8.8.8.6 and 8.8.8.6", (octal, octal)),
+            ("10.10.10.6 and 10.10.10.6", (decimal, decimal)),
+            ("10.10.10.6 and 8.8.8.6", (decimal, octal)),
+            ("both are no addresses", (None, None)),
         ],
         Predicts { source: Some((octal, octal)), kit: (decimal, octal) },
     )?;
@@ -217,14 +225,14 @@ pub fn octal(stage: &mut Stage) -> Result<Verdict> {
     let parsed = "010.010.010.06".parse::<Ipv4Addr>();
     stage.say("Rust", format_args!("\"010.010.010.06\"  {}", told(parsed.map_err(|error| error.to_string()))));
 
-    // What the kernel is handed is four bytes; it never sees the text.
+    // The kernel gets four bytes, never the text.
     let addr = SocketAddr::from((c_library(stage, "127.0.0.010").context("127.0.0.010 is no address")?, 0));
     let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
     sock.bind(&addr.into()).at("bind", addr)?;
     stage.say("kernel", format_args!("bind({fd}, {addr}) = 0"));
     stage.say("kernel", format_args!("getsockname({fd}, {}) = 0", local_addr(&sock)?));
-    stage.verdict(question, read.into(), "octets, in decimal; a zero in front makes one octal")
+    stage.verdict(question, read.into(), "four octets, written in decimal; a leading 0 makes a number octal")
 }
 
 /// Lets the C library read an address, getaddrinfo(3) with inet_aton(3)'s rules; nothing is looked up or sent.

@@ -1,4 +1,4 @@
-//! The one question to sock_diag(7) that finds a TCP socket which is bound and nothing more.
+//! Asks sock_diag(7) for TCP sockets that are only bound: they do not listen and are not connected.
 
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
@@ -9,7 +9,7 @@ use nix::{
 };
 use shared::At;
 
-/// Not a state of TCP: a bit only to ask with, since Linux 6.8. `ss -B` of iproute2 6.8 sets it, and so does its `ss -a`.
+/// No state of TCP, but a bit to ask with, since Linux 6.8. ss of iproute2 6.8 sets it for `-B` and for `-a`.
 const BOUND_INACTIVE: u32 = 1 << 13;
 /// Not in libc: include/uapi/linux/sock_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;

@@ -7,14 +7,16 @@ mod sharing;
 mod tables;
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use kernel::Need;
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::{
+    Need,
+    need::{DESCRIPTORS, LOOPBACK, LOOPBACK_NETWORK, PORTS},
+    setting,
+};
 use nix::unistd::geteuid;
 use shared::{At, Experiment, Lesson};
 use socket2::Socket;
@@ -39,7 +41,7 @@ const ORDINARY_ACCOUNT: Need = Need {
 const OWN_ADDRESSES_ONLY: Need = Need {
     what: "a kernel that lets a socket bind only this machine's addresses",
     provided_by: "as root: sysctl net.ipv4.ip_nonlocal_bind=0",
-    met: || fs::read_to_string("/proc/sys/net/ipv4/ip_nonlocal_bind").is_ok_and(|value| value.trim() == "0"),
+    met: || setting("net/ipv4/ip_nonlocal_bind") == [0],
 };
 
 const NOT_192_0_2_1: Need = Need {
@@ -51,14 +53,14 @@ const NOT_192_0_2_1: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "all sockets are on this machine",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "in-the-table",
             starred: true,
             minutes: 5,
-            claim: "A bound UDP socket is in netstat's table. A bound TCP socket is registered with 127.0.0.1:7777, as \
-                    one sees.",
+            claim: "netstat shows a bound UDP socket. In the same way it shows that a bound TCP socket is registered with \
+                    127.0.0.1:7777.",
             source: "notes ch.2, Binding socket (UDP and TCP)",
             needs: &[],
             play: tables::in_the_table,
@@ -66,19 +68,19 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "any-address",
             starred: true,
-            minutes: 5,
-            claim: "A socket on 127.0.0.1 is limited to the local system. How is one bound to all interfaces without \
-                    naming their addresses?",
+            minutes: 6,
+            claim: "A socket on 127.0.0.1 is limited to this machine. How do we bind to all interfaces without naming all \
+                    addresses?",
             source: "notes ch.2, Binding socket, questions 2 and 3",
-            needs: &[],
+            needs: &[LOOPBACK_NETWORK],
             play: addresses::any_address,
         },
         Experiment {
             id: "implicit-bind",
             starred: true,
             minutes: 5,
-            claim: "sendto on an unbound socket binds it to all addresses; a datagram's source is the address its \
-                    socket is bound to.",
+            claim: "sendto on an unbound socket binds it to 0.0.0.0; the source of a datagram is the address to which its \
+                    socket is bound.",
             source: "notes ch.2, Sending a message inside UDP packet",
             needs: &[],
             play: addresses::implicit_bind,
@@ -87,7 +89,7 @@ pub const LESSON: Lesson = Lesson {
             id: "port-zero",
             starred: false,
             minutes: 3,
-            claim: "What happens with port 0 in place of 7777? Port 0 means the first unused port.",
+            claim: "What happens if we bind port 0 in place of 7777? Port 0 means the first unused port.",
             source: "notes ch.2, Binding socket, question 1; Sending a message",
             needs: &[],
             play: ports::port_zero,
@@ -104,8 +106,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "taken-port",
             starred: false,
-            minutes: 3,
-            claim: "A UDP socket and a TCP socket of the lecture both use port 7777.",
+            minutes: 6,
+            claim: "The UDP socket and the TCP socket of the lecture both have port 7777.",
             source: "notes ch.2, Binding socket (UDP and TCP); the question is ours",
             needs: &[],
             play: sharing::taken_port,
@@ -113,25 +115,25 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "foreign-address",
             starred: false,
-            minutes: 3,
-            claim: "Binding assigns an address to a socket, as one declares a new mailbox to the post.",
+            minutes: 4,
+            claim: "Binding gives a socket its address, as one declares a new mailbox to the post.",
             source: "notes ch.2, Binding socket, definition 9; the question is ours",
-            needs: &[OWN_ADDRESSES_ONLY, NOT_192_0_2_1],
+            needs: &[OWN_ADDRESSES_ONLY, NOT_192_0_2_1, LOOPBACK_NETWORK],
             play: addresses::foreign_address,
         },
         Experiment {
             id: "octal",
             starred: false,
             minutes: 3,
-            claim: "An IPv4 address is four octal values, such as 10.10.10.6.",
+            claim: "An IPv4 address is composed of four octal values, such as 10.10.10.6.",
             source: "notes ch.2, Address family control",
-            needs: &[],
+            needs: &[LOOPBACK_NETWORK],
             play: addresses::octal,
         },
     ],
     next: &[
         ("by hand", "cargo run -p lab02-bind -- hold          (in two terminals)"),
-        ("", "cargo run -p lab02-bind -- hold --tcp    (is it in the table?)"),
+        ("", "cargo run -p lab02-bind -- hold --type stream   (is it in the table?)"),
         ("watch", "scripts/states.sh 7777 --watch"),
         ("sheet", "cargo run -p lab02-bind -- sheet"),
     ],

@@ -1,4 +1,4 @@
-//! The port part: chosen by the kernel, or kept from ordinary accounts.
+//! The port: chosen by the kernel, or refused to ordinary accounts.
 
 use std::{
     fs,
@@ -8,21 +8,21 @@ use std::{
     process::{Command, Stdio},
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, bail};
+use kernel::setting;
 use nix::unistd::geteuid;
 use shared::{At, Predicts, Role, Stage, Verdict};
 use socket2::{Domain, Socket, Type};
 
 use super::{ANY_PORT, local_addr, tables::show_tables};
 
-/// So many ports in ascending order by chance: once in 479 million runs.
+/// Twelve random ports are in ascending order once in 479 million runs.
 const UDP_SOCKETS: usize = 12;
-const TCP_SOCKETS: usize = 8;
-/// Nobody, the ordinary account every Linux has; a demo played by root uses it.
+/// The account nobody, which every Linux has; a demo that root plays uses it.
 const NOBODY: u32 = 65534;
 /// CAP_NET_BIND_SERVICE in include/uapi/linux/capability.h.
 const CAP_NET_BIND_SERVICE: u32 = 10;
-/// The next port is tried where another program has this one.
+/// How many ports are tried if other programs have the first ones.
 const PORTS_AT_MOST: u16 = 16;
 
 pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
@@ -33,21 +33,19 @@ pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
         FromRange,
         FromAnywhere,
     }
-    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").at("open", "ip_local_port_range")?;
-    let mut bounds = range.split_whitespace().map(str::parse::<u16>);
-    let (Some(Ok(first)), Some(Ok(last))) = (bounds.next(), bounds.next()) else { bail!("no range: {range:?}") };
+    let [first, last] = setting("net/ipv4/ip_local_port_range")[..] else { bail!("no ip_local_port_range") };
 
     let question = stage.ask(
         "Twelve UDP sockets bind port 0, one after the other. Which ports do they get?",
         [
-            ("port 0, all of them", Ports::Zero),
-            ("the first unused ones, in ascending order", Ports::Ascending),
-            ("any free ones from 1024 to 65535, in no order", Ports::FromAnywhere),
-            ("free ones from the range in ip_local_port_range, in no order", Ports::FromRange),
+            ("port 0, each of them", Ports::Zero),
+            ("the first unused ports, in ascending order", Ports::Ascending),
+            ("ports from 1024 to 65535, in no order", Ports::FromAnywhere),
+            ("ports of ip_local_port_range, in no order", Ports::FromRange),
         ],
         Predicts { source: Some(Ports::Ascending), kit: Ports::FromRange },
     )?;
-    let mut udp_socks = Vec::new(); // kept open: a closed one's port is free again
+    let mut udp_socks = Vec::new(); // kept open: close makes a port free again
     let mut udp_ports = Vec::new();
     for at in 0..UDP_SOCKETS {
         let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", ANY_PORT)?;
@@ -66,38 +64,13 @@ pub fn port_zero(stage: &mut Stage) -> Result<Verdict> {
     stage.say("ports", listed.join(" "));
     stage.say("range", format_args!("{first} to {last} in /proc/sys/net/ipv4/ip_local_port_range"));
 
-    // TCP shares the range out: bind takes every other port, connect those in between.
-    let mut tcp_ports = [Vec::new(), Vec::new()];
-    let mut tcp_socks = Vec::new();
-    for _ in 0..TCP_SOCKETS {
-        let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", ANY_PORT)?;
-        listen_sock.bind(&ANY_PORT.into()).at("bind", ANY_PORT)?;
-        listen_sock.listen(8).at("listen", ANY_PORT)?;
-        let listen_addr = local_addr(&listen_sock)?;
-        let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", listen_addr)?;
-        client_sock.connect(&listen_addr.into()).at("connect", listen_addr)?;
-        tcp_ports[0].push(listen_addr.port());
-        tcp_ports[1].push(local_addr(&client_sock)?.port());
-        tcp_socks.extend([listen_sock, client_sock]);
-    }
-    // The first port of the range says which every other is: connect's, see inet_hash_connect.
-    let connects = |port: &u16| port % 2 == first % 2;
-    let shared_out = !tcp_ports[0].iter().any(connects) && tcp_ports[1].iter().all(connects);
-    ensure!(shared_out, "bind got {:?}, connect {:?}", tcp_ports[0], tcp_ports[1]);
-    let odd = |ports: &[u16]| format!("{} of {} odd", ports.iter().filter(|port| **port % 2 == 1).count(), ports.len());
-    let [bound, connected] = &tcp_ports;
-    stage.say(
-        "odd, even",
-        format_args!("udp {}   tcp bind {}   tcp connect {}", odd(&udp_ports), odd(bound), odd(connected)),
-    );
-
     let observed = match &udp_ports {
         ports if ports.iter().all(|port| *port == 0) => Ports::Zero,
         ports if ports.is_sorted() => Ports::Ascending,
-        ports if ports.iter().all(|port| (first..=last).contains(port)) => Ports::FromRange,
+        ports if ports.iter().all(|port| (first..=last).contains(&u64::from(*port))) => Ports::FromRange,
         _ => Ports::FromAnywhere,
     };
-    stage.verdict(question, observed, "random, so that nobody can guess it; ask getsockname")
+    stage.verdict(question, observed, "a port of the range, not the first one; getsockname tells which")
 }
 
 pub fn below_1024(stage: &mut Stage) -> Result<Verdict> {
@@ -108,33 +81,33 @@ pub fn below_1024(stage: &mut Stage) -> Result<Verdict> {
         [
             ("the two on the higher port", [false, false, true, true]),
             ("all four: the limit is a convention", [true; 4]),
-            ("all but TCP on the lower port: UDP has no servers to protect", [true, false, true, true]),
-            ("none: both ports are reserved", [false; 4]),
+            ("all except TCP on the lower port", [true, false, true, true]),
+            ("none: every port needs a permission", [false; 4]),
         ],
         Predicts { source: None, kit: [false, false, true, true] },
     )?;
     stage.say("kernel", format_args!("ip_unprivileged_port_start is {start}"));
     let uid = if geteuid().is_root() { NOBODY } else { geteuid().as_raw() };
-    stage.say("account", format_args!("uid {uid}; the lecture's own program, as a child process"));
+    stage.say("account", format_args!("uid {uid} runs hold, the lecture's program, as a child process"));
     let mut works = [false; 4];
-    for (works, (option, port)) in
-        works.iter_mut().zip([("--udp", below), ("--tcp", below), ("--udp", start), ("--tcp", start)])
+    for (works, (kind, port)) in
+        works.iter_mut().zip([("dgram", below), ("stream", below), ("dgram", start), ("stream", start)])
     {
-        *works = held(stage, option, port)?;
+        *works = held(stage, kind, port)?;
     }
-    stage.verdict(question, works, "below the line only with CAP_NET_BIND_SERVICE, as root has")
+    stage.verdict(question, works, "below the limit bind needs CAP_NET_BIND_SERVICE, which root has")
 }
 
 /// Lets an ordinary account run `hold` on this port, or on the next one if another program has it.
-fn held(stage: &mut Stage, option: &str, port: u16) -> Result<bool> {
+fn held(stage: &mut Stage, kind: &str, port: u16) -> Result<bool> {
     for port in (port..=u16::MAX).take(PORTS_AT_MOST.into()) {
         let addr = SocketAddr::from(([127, 0, 0, 1], port)).to_string();
         let (mut errors, stderr) = pipe().at("pipe", "")?;
-        let mut command = as_ordinary_account(&["hold", &addr, option]);
+        let mut command = as_ordinary_account(&["hold", &addr, "--type", kind]);
         command.stderr(stderr);
         let mut hold = Role::spawn(&mut command)?;
         drop(command); // it has a copy of the pipe's writing end
-        hold.input = None; // as Ctrl-D: it ends once it has bound, or failed to
+        hold.input = None; // as Ctrl-D: hold ends as soon as it has bound, or has failed to
         let status = hold.wait_for_end()?;
         let mut error = String::new();
         errors.read_to_string(&mut error).at("read", "standard error")?;
@@ -142,9 +115,9 @@ fn held(stage: &mut Stage, option: &str, port: u16) -> Result<bool> {
         let line = if status.success() {
             hold.line_with("Socket is bound to ")?
         } else {
-            error.lines().next().with_context(|| format!("hold {addr} {option}: {status}"))?.into()
+            error.lines().next().with_context(|| format!("hold {addr} --type {kind}: {status}"))?.into()
         };
-        stage.say("account", format_args!("hold {addr} {option}"));
+        stage.say("account", format_args!("hold {addr} --type {kind}"));
         stage.say("", &line);
         if status.success() {
             return Ok(true);
@@ -157,9 +130,9 @@ fn held(stage: &mut Stage, option: &str, port: u16) -> Result<bool> {
     bail!("other programs have {PORTS_AT_MOST} ports from {port} on")
 }
 
-/// This program with these arguments, by nobody if root plays.
+/// This program with these arguments, under the account nobody if root plays.
 fn as_ordinary_account(args: &[&str]) -> Command {
-    // Not by its path: nobody may not be able to enter the folders on the way.
+    // Not by its path: that account may not enter every folder on the way.
     let mut command = Command::new("/proc/self/exe");
     command.args(args);
     if geteuid().is_root() {
@@ -184,7 +157,6 @@ pub fn may_bind_all_ports() -> bool {
 
 /// The first port that every account may bind.
 pub fn unprivileged_port_start() -> Result<u16> {
-    let file = "/proc/sys/net/ipv4/ip_unprivileged_port_start";
-    let text = fs::read_to_string(file).at("open", file)?;
-    text.trim().parse().with_context(|| format!("{file} says {text:?}"))
+    let start = setting("net/ipv4/ip_unprivileged_port_start").first().copied().context("no such setting")?;
+    Ok(start.try_into()?)
 }

@@ -1,4 +1,4 @@
-//! What ss and netstat show of a bound socket.
+//! How a bound socket shows in the tables that ss and netstat read.
 
 use std::{
     fs,
@@ -33,26 +33,28 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -tuln '( sport = :{} or sport = :{} )'", udp_addr.port(), tcp_addr.port()));
     let question = stage.ask(
-        "netstat reads /proc/net, ss asks sock_diag for the sockets in each state. Both have the bound UDP socket. Do \
-         they have the bound TCP socket?",
+        "netstat reads /proc/net/tcp. We ask sock_diag, as ss does, for the sockets in every TCP state. Which \
+         row do the two tables have for the bound TCP socket?",
         [
-            ("in both, as LISTEN", ([Some(State::Listen); 2], true)),
-            ("in both, as CLOSED: it is registered", ([Some(State::Closed); 2], true)),
-            ("in neither, and its port is still free", ([None; 2], false)),
-            ("in neither, and yet its port is taken", ([None; 2], true)),
+            ("each has a row: LISTEN", [Some(State::Listen); 2]),
+            ("each has a row: CLOSED", [Some(State::Closed); 2]),
+            ("sock_diag has a row, /proc/net/tcp does not", [Some(State::Closed), None]),
+            ("no row in either table", [None; 2]),
         ],
-        Predicts { source: Some(([Some(State::Closed); 2], true)), kit: ([None; 2], true) },
+        Predicts { source: Some([Some(State::Closed); 2]), kit: [None; 2] },
     )?;
     let tcp_rows = show_tables(stage, "tcp", tcp_addr)?;
 
     let second_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", tcp_addr)?;
     let second_bound = second_sock.bind(&tcp_addr.into());
     stage.say("second", format_args!("bind({}, {tcp_addr}) = {}", second_sock.as_raw_fd(), returned(&second_bound)));
-    let found = if bound_only::is_listed(tcp_addr)? { "found" } else { "not found (Linux 6.8 or newer finds it)" };
-    stage.say("ss -B", format_args!("sock_diag asked for what is bound and nothing more: {found}"));
     let taken = second_bound.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRINUSE as i32));
+    ensure!(taken, "{tcp_addr} is bound, and yet a second socket was not refused with EADDRINUSE");
+    let found = u8::from(bound_only::is_listed(tcp_addr)?);
+    let asked = "asked for what is only bound, as by ss -B";
+    stage.say("sock_diag", format_args!("{asked}: {found} (before Linux 6.8: 0)"));
 
-    // From here a bound socket may go either way: listen, or connect.
+    // A bound socket can listen. Another one can connect from the port that it has.
     tcp_sock.listen(8).at("listen", tcp_addr)?;
     stage.say("tcp", format_args!("listen({tcp_fd}, 8) = 0"));
     let listening = show_tables(stage, "tcp", tcp_addr)?;
@@ -70,7 +72,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     ensure!(pair.local == client_addr, "bound to {client_addr}, connected from {}", pair.local);
     stage.kernel([(&format!("from {client_addr}:"), pair)])?;
 
-    stage.verdict(question, (tcp_rows, taken), "no table of TCP's states has it until it listens or connects")
+    stage.verdict(question, tcp_rows, "its port is taken; no TCP state has it until it listens or connects")
 }
 
 /// The state of the socket bound to `addr` as ss (sock_diag) and as netstat (/proc/net) have it; `None`: no row.

@@ -1,19 +1,14 @@
 //! The eight bytes in front of the payload, as they went over lo.
 
-use std::process::{Command, Stdio};
-
 use anyhow::{Context, Result, ensure};
-use kernel::{Need, namespace::NAMESPACE};
+use kernel::{
+    Packet,
+    capture::{command, sum},
+    namespace::{NAMESPACE, START_LIMIT},
+};
 use shared::{Predicts, Role, Stage, Verdict};
 
-use crate::capture::{MESSAGE, packet_socket};
-
-/// A private user and network namespace has a loopback of its own, and in it the capability to look at packets.
-pub const CAPTURE: Need = Need {
-    what: "a private user and network namespace (unshare -Urn, ip), or CAP_NET_RAW",
-    provided_by: NAMESPACE.provided_by,
-    met: || (NAMESPACE.met)() || packet_socket().is_ok(),
-};
+use crate::capture::MESSAGE;
 
 /// What stands in the checksum field.
 #[derive(Debug, PartialEq)]
@@ -36,15 +31,15 @@ pub fn header(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some(Checksum::WithIpHeader), kit: Checksum::PseudoHeaderOnly },
     )?;
     let packet = captured()?;
-    let ip_header_length = usize::from(packet.first().context("an empty packet")? & 0xf) * 4;
-    ensure!(packet.len() == ip_header_length + 8 + MESSAGE.len(), "a packet of {} bytes", packet.len());
-    let (ip_header, udp) = packet.split_at(ip_header_length);
+    let (ip_header, udp) = packet.split().context("a cut packet")?;
+    ensure!(udp.len() == 8 + MESSAGE.len(), "a datagram of {} bytes", udp.len());
     let field = |at: usize| u16::from_be_bytes([udp[at], udp[at + 1]]);
     let (length, checksum) = (field(4), field(6));
-    stage.say("captured", format_args!("IP header, {ip_header_length} bytes: protocol {}", ip_header[9]));
+    stage.say("captured", format_args!("IP header, {} bytes: protocol {}", ip_header.len(), ip_header[9]));
     stage
         .say("captured", format_args!("UDP header, 8 bytes: source port {}, destination port {},", field(0), field(2)));
     stage.say("", format_args!("length {length} = 8 + {}, checksum {checksum:#06x}", udp.len() - 8));
+    stage.say("receiver", format_args!("got all {} bytes of it: the checksum did not stop them", MESSAGE.len()));
 
     // RFC 768: the pseudo-header is both addresses, a zero, the protocol, and the length of header and payload.
     let pseudo_header = [&ip_header[12..20], &[0, ip_header[9]], &udp[4..6]].concat();
@@ -62,49 +57,14 @@ pub fn header(stage: &mut Stage) -> Result<Verdict> {
         checksum if checksum == with_ip_header => Checksum::WithIpHeader,
         checksum => anyhow::bail!("the checksum {checksum:#06x} is the sum over none of these"),
     };
-    stage.verdict(question, observed, "it is left to the network card, and lo has none; nobody checks it")
+    stage.verdict(question, observed, "Linux leaves the sum to the network card; lo has none, and nobody checks it")
 }
 
-/// The Internet checksum's sum (RFC 1071): 16-bit words, a carry comes back in at the other end. Not yet complemented.
-fn sum(parts: &[&[u8]]) -> u16 {
-    let words = parts.iter().flat_map(|part| part.chunks(2)); // only the last part may have an odd length
-    let sum: u32 = words.map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0))).sum();
-    let folded = (sum & 0xffff) + (sum >> 16);
-    ((folded & 0xffff) + (folded >> 16)) as u16
-}
-
-/// The packet with "Hello world!", from its IP header on, captured by a child of this program.
-fn captured() -> Result<Vec<u8>> {
-    // In the namespace the lecture's ports are free.
-    let captured = Role::start_in_namespace(&["capture", "7777", "7778"]).and_then(from_child);
-    let mut here = Command::new(std::env::current_exe()?);
-    here.args(["capture", "0", "0"]).stderr(Stdio::null());
-    captured.or_else(|_| from_child(Role::spawn(&mut here)?)) // with CAP_NET_RAW, on everybody's lo
-}
-
-fn from_child(mut child: Role) -> Result<Vec<u8>> {
-    let line = child.line_with("packet ")?;
-    let hex = line.trim_start_matches("packet ").as_bytes();
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair)?, 16).context("not hexadecimal");
-    hex.chunks(2).map(byte).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Captured elsewhere: 127.0.0.1 to itself, ports 7777 and 7778, "Hello world!".
-    #[test]
-    fn the_sum_of_the_pseudo_header_is_the_one_seen_on_lo() {
-        let pseudo_header = [127, 0, 0, 1, 127, 0, 0, 1, 0, 17, 0, 20];
-        assert_eq!(sum(&[&pseudo_header]), 0xfe27);
-        let udp = [&[0x1e, 0x61, 0x1e, 0x62, 0, 20, 0, 0], MESSAGE].concat();
-        assert_eq!(!sum(&[&pseudo_header, &udp]), 0x5311);
-    }
-
-    #[test]
-    fn a_carry_comes_back_and_an_odd_byte_counts_as_the_high_one() {
-        assert_eq!(sum(&[&[0xff, 0xff, 0x00, 0x01]]), 1);
-        assert_eq!(sum(&[&[0x01]]), 0x0100);
-    }
+/// The packet with "Hello world!", captured by a child of this program.
+fn captured() -> Result<Packet> {
+    // In a private network the lecture's ports are free; here the kernel chooses.
+    let ports = if (NAMESPACE.met)() { ["7777", "7778"] } else { ["0", "0"] };
+    let mut child = Role::spawn(command(std::env::current_exe()?).arg("capture").args(ports))?;
+    child.wait_for_within("captured ", START_LIMIT)?;
+    child.wait_for("\n")?.parse()
 }

@@ -1,18 +1,25 @@
 //! What the lecture says of datagrams, decided by the kernel.
 
+mod addresses;
 mod header;
 mod peers;
 mod sizes;
 
 use std::{
-    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    os::fd::AsFd,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use kernel::Need;
-use kernel::need::{LOOPBACK, PORTS};
-use nix::sys::socket::SockaddrStorage;
+use kernel::Patience;
+use kernel::capture::CAPTURE;
+use kernel::need::{LOOPBACK, LOOPBACK_NETWORK, PORTS};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::SockaddrStorage,
+};
 use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
@@ -21,14 +28,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// How long to listen where nothing is expected to come.
 const SILENCE: Duration = Duration::from_millis(200);
 
-const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
-const ANY_PORT_IPV6: SocketAddr = SocketAddr::new(std::net::IpAddr::V6(Ipv6Addr::LOCALHOST), 0);
-
-const IPV6: Need = Need {
-    what: "IPv6 on loopback",
-    provided_by: "sysctl -w net.ipv6.conf.lo.disable_ipv6=0",
-    met: || bound(ANY_PORT_IPV6).is_ok(),
-};
+const ANY_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
@@ -49,27 +49,36 @@ pub const LESSON: Lesson = Lesson {
             starred: true,
             minutes: 5,
             claim: "A datagram carries up to 65,527 bytes: 65,535, less the 8 bytes of its header.",
-            source: "notes ch.2, UDP Protocol; over IPv4",
+            source: "notes ch.2, UDP Protocol",
             needs: &[],
             play: sizes::largest,
         },
         Experiment {
             id: "connect",
             starred: true,
-            minutes: 5,
+            minutes: 6,
             claim: "connect() is needed for TCP and does not exist for UDP. Why?",
             source: "notes ch.2, What is a socket?",
             needs: &[],
             play: peers::connect,
         },
         Experiment {
-            id: "largest-ipv6",
+            id: "broadcast",
             starred: false,
-            minutes: 3,
-            claim: "A datagram carries up to 65,527 bytes: 65,535, less the 8 bytes of its header.",
-            source: "notes ch.2, UDP Protocol; over IPv6",
-            needs: &[IPV6],
-            play: sizes::largest_ipv6,
+            minutes: 4,
+            claim: "UDP can send one packet to many recipients.",
+            source: "notes ch.2, UDP Protocol; the question is ours",
+            needs: &[LOOPBACK_NETWORK],
+            play: addresses::broadcast,
+        },
+        Experiment {
+            id: "to-any-address",
+            starred: false,
+            minutes: 4,
+            claim: "The handout's client is started with 0.0.0.0 as the address of its server.",
+            source: "lab 7 handout, step 2; the question is ours, and here it is UDP",
+            needs: &[LOOPBACK_NETWORK],
+            play: addresses::to_any_address,
         },
         Experiment {
             id: "empty",
@@ -79,15 +88,6 @@ pub const LESSON: Lesson = Lesson {
             source: "notes ch.2, Receiving message; the question is ours",
             needs: &[],
             play: sizes::empty,
-        },
-        Experiment {
-            id: "overflow",
-            starred: false,
-            minutes: 3,
-            claim: "Nobody controls the delivery: datagrams may be lost.",
-            source: "notes ch.2, UDP Protocol",
-            needs: &[],
-            play: peers::overflow,
         },
         Experiment {
             id: "text",
@@ -101,10 +101,10 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "header",
             starred: false,
-            minutes: 3,
+            minutes: 5,
             claim: "The checksum covers payload, UDP header and IP header; it is computed before the OS sends.",
             source: "notes ch.2, UDP packet (datagram)",
-            needs: &[header::CAPTURE],
+            needs: &[CAPTURE],
             play: header::header,
         },
     ],
@@ -116,14 +116,25 @@ pub const LESSON: Lesson = Lesson {
     ],
 };
 
-/// A UDP socket on `any_port`; a recv on it that hears nothing for LIMIT fails.
+/// A UDP socket on `any_port`. It has no SO_RCVTIMEO: without one, a recv that Ctrl-Z stopped goes on after fg.
 fn bound(any_port: SocketAddr) -> Result<(Socket, SocketAddr)> {
     let sock = Socket::new(Domain::for_address(any_port), Type::DGRAM, None).at("socket", any_port)?;
-    sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?;
-    sock.set_write_timeout(Some(LIMIT)).at("setsockopt", any_port)?;
     sock.bind(&any_port.into()).at("bind", any_port)?;
     let local_addr = sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
     Ok((sock, local_addr))
+}
+
+/// Waits until one of the sockets has something, a datagram or an ICMP error; false if nothing comes in time.
+fn waits(socks: &[&Socket], limit: Duration) -> Result<bool> {
+    let mut patience = Patience::new(limit);
+    while !patience.is_over() {
+        let mut fds: Vec<_> = socks.iter().map(|sock| PollFd::new(sock.as_fd(), PollFlags::POLLIN)).collect();
+        match poll(&mut fds, PollTimeout::try_from(patience.step())?) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            ready => return Ok(ready.at("poll", "")? > 0),
+        }
+    }
+    Ok(false)
 }
 
 /// An address as nix's sendto takes it.

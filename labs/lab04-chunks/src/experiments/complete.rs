@@ -1,4 +1,4 @@
-//! When a receiver that waits for a newline says "complete", and what it has then.
+//! A receiver that waits for a newline: when does it say "complete", and what has it then?
 
 use std::{collections::HashSet, fs, os::fd::AsRawFd, time::Duration};
 
@@ -11,7 +11,7 @@ use socket2::Socket;
 use super::{LIMIT, receive_role, receiver, recv_block, relay_role, say_calls, send_block, send_blocks, sender};
 use crate::message::{BLOCK_LEN, TERMINATOR, lecture_message};
 
-/// After its last block: how long the receiver may still say something.
+/// How long the receiver may still say something after the last block.
 const SILENCE: Duration = Duration::from_millis(500);
 
 /// The lecture's receiver: appends blocks until the message ends with a newline. Prints the calls, and returns the
@@ -40,12 +40,12 @@ pub fn two_senders(stage: &mut Stage) -> Result<Verdict> {
     stage.say("B", "has 5001 bytes: 5000 times B, and a newline");
 
     let question = stage.ask(
-        "A and B send their blocks in turns: A, B, A, B, A, then B alone. The receiver appends until a newline ends \
-         the message. What is its first message?",
+        "A and B send their blocks in turns: A, B, A, B, A, then B alone. The receiver appends blocks until a newline \
+         ends the message. What is its first message?",
         [
-            ("A's 3001 bytes: A came first, and ended first", Some((3000, 0))),
-            ("none: recvfrom fails while two senders mix", None),
-            ("all of both: 3000 A and 5000 B", Some((3000, 5000))),
+            ("3000 A: recvfrom stays with the first sender", Some((3000, 0))),
+            ("1024 A: a block of another sender ends it", Some((1024, 0))),
+            ("3000 A and 5000 B: it waits for each sender", Some((3000, 5000))),
             ("3000 A and 2048 B, in turns", Some((3000, 2048))),
         ],
         Predicts { source: None, kit: Some((3000, 2048)) },
@@ -78,11 +78,11 @@ pub fn two_senders(stage: &mut Stage) -> Result<Verdict> {
             .map(|run| if run == b"\n" { "newline".into() } else { format!("{}x{}", run.len(), run[0] as char) })
             .collect();
         stage.say("receiver", format_args!("{turn} message: {} bytes: {}", message.len(), runs.join(" ")));
-        stage.say("", format_args!("of {sources} source address{}", if sources == 1 { "" } else { "es" }));
+        stage.say("", format_args!("from {sources} source address{}", if sources == 1 { "" } else { "es" }));
         let count = |letter| message.iter().filter(|byte| **byte == letter).count();
         first_message = first_message.or(Some((count(b'A'), count(b'B'))));
     }
-    stage.verdict(question, first_message, "the first newline ends what came, of both; recvfrom told the sources")
+    stage.verdict(question, first_message, "the first newline ends a mix of both messages; recvfrom named each source")
 }
 
 /// What the receiver said after one block of 83 was lost.
@@ -98,12 +98,13 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
     stage.say("lecture", format_args!("{} bytes in {} blocks, the last byte a newline", message.len(), blocks.len()));
 
     let question = stage.ask(
-        "A relay in the middle loses one block: in one run the 41st, in another the last. What does the receiver say?",
+        "A relay in the middle loses one block: in one run the 41st, in another run the last. What does the receiver \
+         say in each?",
         [
-            ("41st: waits for it      last: waits for it", [Said::Nothing, Said::Nothing]),
-            ("41st: waits for it      last: complete", [Said::Nothing, Said::Complete]),
-            ("41st: complete          last: waits for ever", [Said::Complete, Said::Nothing]),
-            ("41st: complete          last: complete", [Said::Complete, Said::Complete]),
+            ("41st lost: it waits.   Last lost: it waits.", [Said::Nothing, Said::Nothing]),
+            ("41st lost: it waits.   Last lost: complete.", [Said::Nothing, Said::Complete]),
+            ("41st lost: complete.   Last lost: it waits.", [Said::Complete, Said::Nothing]),
+            ("41st lost: complete.   Last lost: complete.", [Said::Complete, Said::Complete]),
         ],
         Predicts { source: Some([Said::Nothing, Said::Nothing]), kit: [Said::Complete, Said::Nothing] },
     )?;
@@ -122,7 +123,7 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
             Ok((complete || blocks_in(&printed) == 82 && asleep).then_some(complete))
         })?;
         if !complete {
-            stage.say("receiver", format_args!("has read 82 blocks and sleeps; {SILENCE:?} more for it to speak"));
+            stage.say("receiver", format_args!("has read 82 blocks and sleeps; it gets {SILENCE:?} more to speak"));
         }
         match receiver.wait_for_within("Total length ", if complete { LIMIT } else { SILENCE }) {
             Ok(_) => {
@@ -132,7 +133,7 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
             }
             Err(error) if error.is::<NotSeen>() => {
                 stage.say("receiver", "nothing");
-                // It is not dead: a newline of anybody ends its message.
+                // The receiver still runs: a newline from anybody ends its message.
                 send_blocks(stage, "stranger", &sender()?, recv_addr, &[b"\n"])?;
                 match receiver.wait_for_within("Total length ", LIMIT) {
                     Ok(_) => {
@@ -146,7 +147,7 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
             Err(error) => return Err(error),
         }
     }
-    stage.verdict(question, observed, "a newline at the end says nothing about the bytes before it")
+    stage.verdict(question, observed, "the newline shows that the last block came, not the blocks before it")
 }
 
 /// How many blocks the receiver's lines tell of: `Received block of 1024 from 127.0.0.1:7777 x82`.
@@ -177,8 +178,9 @@ pub fn whole(stage: &mut Stage) -> Result<Verdict> {
         "All blocks are sent before the receiver makes its first call. What does it get with recvfrom(1024)?",
         [
             ("nothing: UDP keeps no datagram for later", Got::Nothing),
-            ("the 84001 bytes, by 83 calls", Got::Whole { calls: 83 }),
-            ("the 84001 bytes, by 84 calls: 0 says the end", Got::Whole { calls: 84 }),
+            ("33 bytes: only the last datagram is kept", Got::Other { bytes: 33 }),
+            ("84001 bytes in 83 calls", Got::Whole { calls: 83 }),
+            ("84001 bytes in 84 calls: the last returns 0", Got::Whole { calls: 84 }),
         ],
         Predicts { source: Some(Got::Whole { calls: 83 }), kit: Got::Whole { calls: 83 } },
     )?;
@@ -186,7 +188,7 @@ pub fn whole(stage: &mut Stage) -> Result<Verdict> {
     let waiting =
         udp_sockets(recv_addr.port())?.iter().find(|row| row.pair.local == recv_addr).map_or(0, |row| row.recv_queue);
     let room = recv_sock.recv_buffer_size().at("getsockopt", "")?;
-    stage.say("kernel", format_args!("the waiting datagrams take {waiting} bytes of memory, of {room}"));
+    stage.say("kernel", format_args!("the waiting datagrams take {waiting} bytes of the buffer's {room}"));
 
     let mut received = Vec::new();
     let mut buffer = [0; BLOCK_LEN];
@@ -209,7 +211,7 @@ pub fn whole(stage: &mut Stage) -> Result<Verdict> {
         0 => Got::Nothing,
         bytes => Got::Other { bytes },
     };
-    stage.verdict(question, observed, "as sent and in order: one call, one datagram; the buffer had room")
+    stage.verdict(question, observed, "each call returned one datagram; the buffer had room for all of them")
 }
 
 pub fn early_newline(stage: &mut Stage) -> Result<Verdict> {
@@ -222,13 +224,13 @@ pub fn early_newline(stage: &mut Stage) -> Result<Verdict> {
         message
     };
     let question = stage.ask(
-        "A message of 1525 bytes is two lines of text. In one run the first line is 1000 bytes long, its newline \
-         counted, in another 1024. After how many bytes does the receiver say complete?",
+        "A message of 1525 bytes is two lines of text. The first line has 1000 bytes with its newline in one run, and \
+         1024 bytes in another. After how many bytes does the receiver say complete?",
         [
-            ("1525 and 1525: at the end of the message", [1525, 1525]),
-            ("1000 and 1024: at the first newline", [1000, 1024]),
-            ("1024 and 1024: at the first block with a newline", [1024, 1024]),
-            ("1525 and 1024: at the first block that ends with one", [1525, 1024]),
+            ("1525, then 1525: at the end of the message", [1525, 1525]),
+            ("1000, then 1024: at the first newline", [1000, 1024]),
+            ("1024, then 1024: at a block with a newline in it", [1024, 1024]),
+            ("1525, then 1024: at a block with a newline at its end", [1525, 1024]),
         ],
         Predicts { source: Some([1525, 1525]), kit: [1525, 1024] },
     )?;
@@ -240,9 +242,12 @@ pub fn early_newline(stage: &mut Stage) -> Result<Verdict> {
         *complete = until_newline(stage, &recv_sock)?.0.len();
         stage.say("receiver", format_args!("complete: {complete} bytes; the first line had {first_line}"));
     }
-    // What was left behind is the start of the next message.
+    // The rest of the second run becomes the start of the next message.
     send_block(&send_sock, recv_addr, b"next\n")?;
     let (next, _) = until_newline(stage, &recv_sock)?;
-    stage.say("receiver", format_args!("next message: {} bytes; \"next\" and a newline were sent", next.len()));
-    stage.verdict(question, observed, "a newline at the end of any block ends the message")
+    stage.say(
+        "receiver",
+        format_args!("next message: {} bytes, though only \"next\" and a newline were sent", next.len()),
+    );
+    stage.verdict(question, observed, "a newline at the end of any block ends the message, not only the last one")
 }

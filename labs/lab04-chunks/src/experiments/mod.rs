@@ -1,7 +1,7 @@
 //! The lecture's claims about big messages, decided by the kernel.
 
 mod complete;
-mod in_kernel;
+mod limits;
 mod numbers;
 
 use std::{
@@ -12,21 +12,25 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kernel::Need;
-use kernel::need::{LOOPBACK, PORTS};
-use nix::sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto, setsockopt, sockopt::UdpGsoSegment};
+use kernel::need::{LOOPBACK, LOOPBACK_MTU, PORTS};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto, setsockopt, sockopt::UdpGsoSegment},
+};
 use shared::{At, Experiment, Lesson, Role, Stage};
 use socket2::{Domain, Socket, Type};
 
 /// How long a datagram or an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
 
-/// 92 datagrams of 1024 bytes fit the usual default; the lecture's message is 83.
-const ROOM_FOR_83: Need = Need {
-    what: "a default receive buffer of 212992 bytes",
-    provided_by: "sudo sysctl net.core.rmem_default=212992",
+/// 92 datagrams of 1024 bytes fit into the usual receive buffer; the lecture's message has 83.
+const BUFFERS: Need = Need {
+    what: "socket buffers of 212992 bytes",
+    provided_by: "sysctl -w net.core.rmem_default=212992 net.core.wmem_default=212992",
     met: || {
-        let sock = Socket::new(Domain::IPV4, Type::DGRAM, None);
-        sock.and_then(|sock| sock.recv_buffer_size()).is_ok_and(|size| size >= 212_992)
+        let sizes = |sock: Socket| Ok([sock.recv_buffer_size()?, sock.send_buffer_size()?]);
+        let sizes = Socket::new(Domain::IPV4, Type::DGRAM, None).and_then(sizes);
+        sizes.is_ok_and(|sizes| sizes.iter().all(|size| *size >= 212_992))
     },
 };
 
@@ -42,13 +46,13 @@ const UDP_SEGMENT: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "sender and receiver on this machine",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[LOOPBACK, PORTS, BUFFERS],
     experiments: &[
         Experiment {
             id: "two-senders",
             starred: true,
             minutes: 5,
-            claim: "The receiver does not tell senders apart: what if two send at the same time?",
+            claim: "The receiver does not distinguish senders. What happens if two send at the same time?",
             source: "notes ch.2, Dealing with Big Amount of Data, reflection",
             needs: &[],
             play: complete::two_senders,
@@ -56,34 +60,34 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "one-lost",
             starred: true,
-            minutes: 5,
-            claim: "A newline marks the end, so the receiver knows when it has the whole message, without its length.",
+            minutes: 7,
+            claim: "The newline at the end lets the receiver receive the message without knowing its length.",
             source: "notes ch.2, Dealing with Big Amount of Data",
-            needs: &[ROOM_FOR_83],
+            needs: &[LOOPBACK_MTU],
             play: complete::one_lost,
         },
         Experiment {
             id: "small-buffer",
             starred: true,
-            minutes: 5,
-            claim: "UDP gives the sender no feedback about the delivery.",
+            minutes: 6,
+            claim: "UDP gives the sender no feedback about the delivery of its data.",
             source: "notes ch.2, UDP Multicasting, on the sections before; the question is ours",
             needs: &[],
-            play: in_kernel::small_buffer,
+            play: limits::small_buffer,
         },
         Experiment {
             id: "whole",
             starred: false,
-            minutes: 3,
-            claim: "84001 bytes go out in 83 datagrams, and the receiver puts them together again.",
+            minutes: 4,
+            claim: "A message of 84001 bytes is sent in 83 datagrams, and the receiver puts them together again.",
             source: "notes ch.2, Dealing with Big Amount of Data",
-            needs: &[ROOM_FOR_83],
+            needs: &[LOOPBACK_MTU],
             play: complete::whole,
         },
         Experiment {
             id: "early-newline",
             starred: false,
-            minutes: 3,
+            minutes: 4,
             claim: "The line break indicates the end of the message.",
             source: "notes ch.2, Dealing with Big Amount of Data",
             needs: &[],
@@ -92,8 +96,8 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "three-ways",
             starred: false,
-            minutes: 3,
-            claim: "Instead of the terminator the first block may give the total length.",
+            minutes: 5,
+            claim: "Instead of a terminator, the first block may hold the total length of the message.",
             source: "notes ch.2, Ensuring Packet Arrival Order, note; the question is ours",
             needs: &[],
             play: numbers::three_ways,
@@ -101,26 +105,26 @@ pub const LESSON: Lesson = Lesson {
         Experiment {
             id: "mended",
             starred: false,
-            minutes: 3,
-            claim: "UDP does not keep the order: a number at the start of each block lets the receiver restore it.",
+            minutes: 6,
+            claim: "UDP does not guarantee the order. A number in each block lets the receiver restore the order.",
             source: "notes ch.2, Ensuring Packet Arrival Order",
-            needs: &[ROOM_FOR_83],
+            needs: &[LOOPBACK_MTU],
             play: numbers::mended,
         },
         Experiment {
             id: "kernel-splits",
             starred: false,
             minutes: 3,
-            claim: "Big data has to be split by hand into smaller blocks before it is sent.",
+            claim: "The program has to split big data into smaller blocks before it sends them.",
             source: "notes ch.2, Sending a message inside UDP packet",
-            needs: &[ROOM_FOR_83, UDP_SEGMENT],
-            play: in_kernel::kernel_splits,
+            needs: &[LOOPBACK_MTU, UDP_SEGMENT],
+            play: limits::kernel_splits,
         },
     ],
     next: &[
         ("by hand", "cargo run -p lab04-chunks -- receive"),
         ("", "cargo run -p lab04-chunks -- relay --lose 41"),
-        ("", "cargo run -p lab04-chunks -- send --to 127.0.0.1:7779"),
+        ("", "cargo run -p lab04-chunks -- send --to 7779"),
         ("watch", "scripts/states.sh 7778 --watch"),
         ("measure", "cargo bench -p lab04-chunks"),
         ("sheet", "cargo run -p lab04-chunks -- sheet"),
@@ -137,17 +141,16 @@ fn receiver() -> Result<(Socket, SocketAddr)> {
     Ok((recv_sock, local_addr))
 }
 
-/// A socket to send from; as the lecture's it is not bound, the first sendto does that.
+/// A socket to send from. As in the lecture it is not bound: the first sendto binds it.
 fn sender() -> Result<Socket> {
     Ok(Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?)
 }
 
-/// Hands each block to the kernel in a call of its own, and prints equal calls as one line.
+/// Hands each block to the kernel in a call of its own, then prints the calls; equal ones share a line.
 fn send_blocks(stage: &mut Stage, label: &str, sock: &Socket, to: SocketAddr, blocks: &[&[u8]]) -> Result<()> {
     for block in blocks {
         send_block(sock, to, block)?;
     }
-    // Runs of equal length, each a line.
     for equal in blocks.chunk_by(|one, next| one.len() == next.len()) {
         let lengths: Vec<usize> = equal.iter().map(|block| block.len()).collect();
         say_calls(stage, label, &format!("sendto({}, {}, {to})", sock.as_raw_fd(), lengths[0]), &lengths);
@@ -155,19 +158,29 @@ fn send_blocks(stage: &mut Stage, label: &str, sock: &Socket, to: SocketAddr, bl
     Ok(())
 }
 
-/// One sendto, which takes a datagram whole or fails.
+/// One sendto: it takes a whole datagram, or fails.
 fn send_block(sock: &Socket, to: SocketAddr, block: &[u8]) -> Result<()> {
-    let bytes_sent = sendto(sock.as_raw_fd(), block, &sockaddr(to)?, MsgFlags::empty()).at("sendto", to)?;
+    let bytes_sent = loop {
+        match sendto(sock.as_raw_fd(), block, &sockaddr(to)?, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {} // with SO_SNDTIMEO after Ctrl-Z and fg: signal(7)
+            result => break result.at("sendto", to)?,
+        }
+    };
     ensure!(bytes_sent == block.len(), "sendto took {bytes_sent} of {} bytes", block.len());
     Ok(())
 }
 
-/// The next datagram; with LIMIT over it is EAGAIN.
+/// The next datagram; EAGAIN if none comes within LIMIT.
 fn recv_block(sock: &Socket, buffer: &mut [u8]) -> nix::Result<(usize, Option<SockaddrIn>)> {
-    recvfrom(sock.as_raw_fd(), buffer)
+    loop {
+        match recvfrom(sock.as_raw_fd(), buffer) {
+            Err(Errno::EINTR) => {} // with SO_RCVTIMEO after Ctrl-Z and fg: signal(7)
+            result => return result,
+        }
+    }
 }
 
-/// Prints calls that were made one after the other, with these results; equal ones as one line:
+/// Prints calls that were made one after the other, with these results; equal results share a line:
 /// `recvfrom(4, 1024) x82 = 83968 bytes`.
 fn say_calls(stage: &mut Stage, label: &str, call: &str, results: &[usize]) {
     for equal in results.chunk_by(|one, next| one == next) {

@@ -1,4 +1,4 @@
-//! What a number in each block can mend, what a length alone cannot, and what neither brings back.
+//! Which losses and swaps does a receiver notice: by a newline, by a length, by numbers? And which can it repair?
 
 use std::os::fd::AsRawFd;
 
@@ -9,11 +9,11 @@ use socket2::Socket;
 use super::{receiver, recv_block, relay_role, send_block, send_blocks, sender};
 use crate::{
     message::{BLOCK_LEN, TERMINATOR, lecture_message},
-    numbered::{Assembly, cut, parse},
+    numbered::{Assembly, PAYLOAD_LEN, cut, parse},
     receive_numbered::stretches,
 };
 
-/// The relay of `mended`: with this seed each fate comes in the first copy, and no block is lost in both.
+/// For the relay of `mended`: with this seed each fate comes in the first copy, and no block is lost in both copies.
 const SEED: u64 = 4;
 const RATES: [&str; 6] = ["--drop", "6", "--duplicate", "6", "--reorder", "6"];
 
@@ -25,7 +25,7 @@ enum End {
     Waits,
 }
 
-/// What is sent of the blocks 0 to 4.
+/// The blocks that are sent, by their index.
 const FAULTS: [(&str, &[usize]); 6] = [
     ("no fault", &[0, 1, 2, 3, 4]),
     ("first lost", &[1, 2, 3, 4]),
@@ -35,7 +35,7 @@ const FAULTS: [(&str, &[usize]); 6] = [
     ("one doubled", &[0, 1, 1, 2, 3, 4]),
 ];
 
-/// A way to know the end: how the message is cut, and how the receiver puts blocks together, if that is all of it.
+/// A way to know the end: how to cut the message, and how to put blocks together once they seem to be the message.
 type Way = (fn(&[u8]) -> Vec<Vec<u8>>, fn(&[Vec<u8>]) -> Option<Vec<u8>>);
 
 const WAYS: [Way; 3] = [
@@ -53,7 +53,7 @@ fn until_newline(blocks: &[Vec<u8>]) -> Option<Vec<u8>> {
 fn until_length(blocks: &[Vec<u8>]) -> Option<Vec<u8>> {
     let bytes = blocks.concat();
     let (digits, message) = bytes.split_at_checked(LENGTH_HEAD.len())?;
-    let total_len: usize = str::from_utf8(digits).ok()?.parse().ok()?; // no number: it can only wait
+    let total_len: usize = str::from_utf8(digits).ok()?.parse().ok()?; // no number: the receiver can only wait
     (message.len() >= total_len).then(|| message[..total_len].to_vec())
 }
 
@@ -66,23 +66,24 @@ fn until_numbers(blocks: &[Vec<u8>]) -> Option<Vec<u8>> {
 
 pub fn three_ways(stage: &mut Stage) -> Result<Verdict> {
     let message = [b"Hello world!".repeat(400), vec![TERMINATOR]].concat();
-    stage.say("three", "receivers know the end by the newline; by the length in the first");
-    stage.say("", "block; by number and length in each block. 4801 bytes, 5 blocks.");
+    stage.say("message", "4801 bytes in 5 blocks, for three receivers:");
+    stage.say("newline", "the receiver waits for a newline at the end of a block");
+    stage.say("length", "the receiver waits for as many bytes as the first block says");
+    stage.say("numbers", "each block holds its number and the total length");
     let question = stage.ask(
-        "Five faults: a block lost (first, middle, last), two swapped, one doubled. Which receivers never hand over a \
-         wrong message as complete?",
+        "Five faults: the first, a middle or the last block is lost, two blocks change places, one comes twice. Which \
+         receivers never take a wrong message for complete?",
         [
-            ("all three: each knows the end", [true, true, true]),
-            ("those with length, and with numbers", [false, true, true]),
-            ("the one with newline, and the one with numbers", [true, false, true]),
-            ("the one with numbers", [false, false, true]),
-            ("none", [false, false, false]),
+            ("newline, length and numbers", [true, true, true]),
+            ("length and numbers", [false, true, true]),
+            ("newline and numbers", [true, false, true]),
+            ("numbers", [false, false, true]),
         ],
         Predicts { source: None, kit: [false, false, true] },
     )?;
     let mut never_wrong = [true; 3];
     let mut length_wrong = Vec::new();
-    stage.say("", format_args!("{:<13}newline   length    numbers", "block"));
+    stage.say("", format_args!("{:<13}newline   length    numbers", "fault"));
     for (fault, order) in FAULTS {
         let mut ends = [End::Waits; 3];
         for (end, (cut, put_together)) in ends.iter_mut().zip(WAYS) {
@@ -107,11 +108,11 @@ pub fn three_ways(stage: &mut Stage) -> Result<Verdict> {
         stage.say("", format_args!("{fault:<13}{newline:<10}{length:<10}{numbers}"));
         ensure!(fault != FAULTS[0].0 || ends == [End::Whole; 3], "without a fault: {ends:?}");
     }
-    let lesson = format!("numbers find all; a length is deceived by: {}", length_wrong.join(", "));
+    let lesson = format!("numbers show every fault; a length does not show: {}", length_wrong.join(", "));
     stage.verdict(question, never_wrong, &lesson)
 }
 
-/// Reads what was sent, block by block, until the receiver has what it takes for the message; `None`: it waits on.
+/// Reads block by block until the receiver takes what it has for the message; `None`: it goes on waiting.
 fn read_until(sock: &Socket, sent: usize, put_together: fn(&[Vec<u8>]) -> Option<Vec<u8>>) -> Result<Option<Vec<u8>>> {
     let mut blocks = Vec::new();
     let mut buffer = [0; BLOCK_LEN];
@@ -128,11 +129,11 @@ fn read_until(sock: &Socket, sent: usize, put_together: fn(&[Vec<u8>]) -> Option
 pub fn mended(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
     struct Mended {
-        /// Order and doubles after the first copy.
+        /// After the first copy the blocks are in order, without doubles.
         order: bool,
-        /// The receiver names what the relay lost.
+        /// The receiver names the blocks that the relay lost.
         names_the_lost: bool,
-        /// Whole after the first copy.
+        /// The message is whole after the first copy.
         whole_at_once: bool,
     }
     let (recv_sock, recv_addr) = receiver()?;
@@ -145,22 +146,23 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
     stage.say("relay", format_args!("--seed {seed} {}", RATES.join(" ")));
 
     let question = stage.ask(
-        "The relay loses, doubles and swaps some of 84 numbered blocks. What can the receiver do by itself?",
+        "The relay loses, doubles and swaps some of 84 numbered blocks. What does the receiver do with one copy of the \
+         message?",
         [
             (
-                "restore all of it, the lost blocks too",
+                "It restores the order and the lost blocks.",
                 Mended { order: true, names_the_lost: false, whole_at_once: true },
             ),
             (
-                "restore the order; it does not notice the lost",
+                "It restores the order and does not notice a loss.",
                 Mended { order: true, names_the_lost: false, whole_at_once: false },
             ),
             (
-                "restore the order, and name the lost blocks",
+                "It restores the order and names the lost blocks.",
                 Mended { order: true, names_the_lost: true, whole_at_once: false },
             ),
             (
-                "name the lost; what came too late is lost as well",
+                "It names the lost blocks, and late ones as lost.",
                 Mended { order: false, names_the_lost: true, whole_at_once: false },
             ),
         ],
@@ -179,9 +181,8 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
         let log = relay.wait_for(&format!("So far {came} datagrams came and "))?;
         let total: usize = relay.wait_for(" were sent on\n")?.parse().context("no number")?;
         if copy == "first copy" {
-            // The relay counts from 1, the blocks from 0.
             let losses = log.lines().filter_map(|line| line.strip_prefix("Datagram ")?.strip_suffix(": lost"));
-            lost = losses.map(|number| Ok(number.parse::<u32>()? - 1)).collect::<Result<_>>()?;
+            lost = losses.map(|number| Ok(number.parse()?)).collect::<Result<_>>()?;
         }
         let fates = ["lost", "twice", "held back"].map(|fate| log.matches(fate).count());
         let [dropped, doubled, held] = fates;
@@ -206,12 +207,9 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
         stage.say("receiver", format_args!("{copy}: late {}, doubles {}", assembly.late, assembly.doubles));
         stage.say("receiver", format_args!("{copy}: missing {} blocks {}", missing.len(), stretches(&missing)));
         if copy == "first copy" {
-            let expected: Vec<u8> = message
-                .chunks(crate::numbered::PAYLOAD_LEN)
-                .zip(0..)
-                .filter(|(_, sequence)| !missing.contains(sequence))
-                .flat_map(|(payload, _)| payload.to_vec())
-                .collect();
+            let payloads = message.chunks(PAYLOAD_LEN).zip(1..);
+            let arrived = payloads.filter(|(_, number)| !missing.contains(number)).map(|(payload, _)| payload);
+            let expected = arrived.collect::<Vec<_>>().concat();
             ensure!(held > 0 && doubled > 0 && dropped > 0, "this seed makes {fates:?}");
             after_first = (assembly.bytes() == expected, missing == lost, assembly.is_whole());
         }
@@ -221,7 +219,7 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
     let (order, names_the_lost, whole_at_once) = after_first;
     stage.say("receiver", format_args!("whole: {} bytes, as sent", assembly.bytes().len()));
     let observed = Mended { order, names_the_lost, whole_at_once };
-    stage.verdict(question, observed, "order and doubles are mended; the lost are named, the sender must repeat")
+    stage.verdict(question, observed, "the receiver repairs order and doubles; lost blocks must be sent again")
 }
 
 #[cfg(test)]

@@ -1,27 +1,25 @@
-//! Over a cable of our own: the local copy, the far end, and the frames between them.
-
-use std::process::Command;
+//! A cable of our own: the copy for the sender's own host, the far end, and the frames on the cable.
 
 use anyhow::{Context, Result, ensure};
-use shared::{Predicts, Role, Stage, Verdict};
+use kernel::namespace::START_LIMIT;
+use shared::{Predicts, Stage, Verdict};
 
-use super::LIMIT;
-use crate::wire::{Heard, SETTINGS};
+use crate::wire::{self, Heard, SETTINGS};
 
 pub fn loop_back(stage: &mut Stage) -> Result<Verdict> {
-    let own = std::env::current_exe()?;
-    let mut wire = Role::spawn(Command::new("unshare").args(["-Urn"]).arg(own).arg("wire"))?;
-    wire.wait_for_within("ready\n", LIMIT)?;
-    stage.say("cable", "unshare -Urn: a network of our own, and a veth pair in it");
-    stage.say("", "one sender and one receiver at the near end, three at the far end");
+    stage.say("cable", "unshare -Urn: a private network, a veth pair in it");
+    let mut wire = wire::start()?;
+    wire.wait_for_within("ready\n", START_LIMIT)?;
+    stage.say("", "near end: a sender and a receiver; far end: three receivers");
 
     let question = stage.ask(
-        "IP_MULTICAST_LOOP is untouched, on or off at the sender, and at the receiver. When does the near one hear?",
+        "IP_MULTICAST_LOOP is untouched, on, or off: at the sender, and at the receiver of the same machine. When \
+         does this receiver hear the multicast?",
         [
-            ("when both have set it", heard_where(|setting| setting == Some((true, true)))),
-            ("when the receiver has not switched it off", heard_where(|setting| setting.is_none_or(|(_, on)| on))),
-            ("when the sender has not switched it off", heard_where(|setting| setting.is_none_or(|(on, _)| on))),
-            ("always: it is the same machine", heard_where(|_| true)),
+            ("if sender and receiver have set it", heard_where(|setting| setting == Some((true, true)))),
+            ("unless the receiver has set it to off", heard_where(|setting| setting.is_none_or(|(_, on)| on))),
+            ("unless the sender has set it to off", heard_where(|setting| setting.is_none_or(|(on, _)| on))),
+            ("with each setting: it is the same machine", heard_where(|_| true)),
         ],
         Predicts {
             source: Some(heard_where(|setting| setting == Some((true, true)))),
@@ -43,12 +41,12 @@ pub fn loop_back(stage: &mut Stage) -> Result<Verdict> {
         ensure!(heard.frames.len() == 2, "two datagrams came in {} frames", heard.frames.len());
         ensure!(wire_addresses(&heard), "frames for {:?}", heard.frames);
         if setting == SETTINGS[SETTINGS.len() - 1] {
-            stage.say("frames", "one for each datagram, whoever hears it; the last two were for");
+            stage.say("frames", "one for each datagram, however many hear it; the last two were for");
             stage.say("", heard.frames.join(" and "));
         }
         observed.push(heard.near);
     }
-    stage.verdict(question, observed, "only the sender's counts, and it is on by default")
+    stage.verdict(question, observed, "only the option of the sender counts, and it is on by default")
 }
 
 /// Over IPv4 and IPv6, for each of the settings.
@@ -56,7 +54,7 @@ fn heard_where(hears: fn(Option<(bool, bool)>) -> bool) -> Vec<[bool; 2]> {
     SETTINGS.iter().map(|setting| [hears(*setting); 2]).collect()
 }
 
-/// RFC 1112 6.4 and RFC 2464 7: the address of the frame is made of the group's.
+/// RFC 1112 6.4 and RFC 2464 7: the frame's address is made from the group's address.
 fn wire_addresses(heard: &Heard) -> bool {
     heard.frames == ["01:00:5e:01:01:01", "33:33:00:01:00:01"]
 }

@@ -1,11 +1,11 @@
-//! Who gets a multicast, and what its sender learns of that.
+//! Who receives a multicast, and what does its sender learn?
 
 use std::{
     net::{Ipv4Addr, SocketAddrV4},
     os::fd::AsRawFd,
 };
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::errno::Errno;
 use shared::{At, Predicts, Role, Stage, Verdict};
 use socket2::Socket;
@@ -27,11 +27,12 @@ pub fn never_joined(stage: &mut Stage) -> Result<Verdict> {
     let send_sock = sender()?;
     stage.look(format_args!("scripts/groups.sh {}", group.ip()));
     let question = stage.ask(
-        "The stranger never joined. What does it hear of what is sent to the group, at the stranger's port?",
+        "The stranger never joined the group. Datagrams are sent to the group, to the port of the stranger. Which of \
+         them does the stranger receive?",
         [
-            ("nothing: only a member receives", [false, false]),
-            ("all of it, until it asks not to by a socket option", [true, false]),
-            ("all of it, always: who is bound to 0.0.0.0 gets what has its port", [true, true]),
+            ("not one: only a member receives", [false, false]),
+            ("each, until it sets a socket option", [true, false]),
+            ("each: the kernel looks at the port only", [true, true]),
         ],
         Predicts { source: Some([false, false]), kit: [true, false] },
     )?;
@@ -46,7 +47,7 @@ pub fn never_joined(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         [as_it_is, members_only],
-        "the host is the member; IP_MULTICAST_ALL = 0 keeps a stranger out",
+        "the host is the member; only IP_MULTICAST_ALL = 0 keeps a stranger out",
     )
 }
 
@@ -59,11 +60,13 @@ pub fn no_member(stage: &mut Stage) -> Result<Verdict> {
 
     let send_sock = sender()?;
     let question = stage.ask(
-        "Nobody on this host has joined. Does a socket with the right port hear the group, and once it joins?",
+        "Nobody on this host has joined the group. The receiver has the right port. When does it receive datagrams to \
+         the group?",
         [
-            ("yes, and yes: the port decides", [true, true]),
-            ("no, and no: it is not bound to the group", [false, false]),
-            ("no, and yes", [false, true]),
+            ("before it joins, and after: the port decides", [true, true]),
+            ("at no time: it has bound 0.0.0.0, not the group", [false, false]),
+            ("after it has joined", [false, true]),
+            ("before it joins: then it was open to all", [true, false]),
         ],
         Predicts { source: Some([false, true]), kit: [false, true] },
     )?;
@@ -71,7 +74,7 @@ pub fn no_member(stage: &mut Stage) -> Result<Verdict> {
     join(stage, "receiver", &receive_sock, group.ip())?;
     print_users(stage, &group)?;
     let after = hears(stage, "receiver", &send_sock, &receive_sock, &group)?;
-    stage.verdict(question, [before, after], "with no member on the host the kernel throws it away")
+    stage.verdict(question, [before, after], "the kernel drops what is sent to a group without a member on the host")
 }
 
 pub fn how_many(stage: &mut Stage) -> Result<Verdict> {
@@ -84,7 +87,8 @@ pub fn how_many(stage: &mut Stage) -> Result<Verdict> {
     }
     let send_sock = sender()?;
     let question = stage.ask(
-        "sendto sends 12 bytes while there are three members, and again once there is none. What does it return?",
+        "sendto sends 12 bytes to a group with three members, and again after all of them have left. What does it \
+         return?",
         [
             ("36, then 0", [Ok(36), Ok(0)]),
             ("12, then 12", [Ok(12), Ok(12)]),
@@ -97,7 +101,7 @@ pub fn how_many(stage: &mut Stage) -> Result<Verdict> {
     send_text(stage, &send_sock, END, group.addr).at("sendto", group.addr)?;
     for member_sock in &members {
         let heard = heard_before_the_end(stage, "member", member_sock)?;
-        anyhow::ensure!(heard == [HELLO], "a member heard {heard:?}");
+        ensure!(heard == [HELLO], "a member heard {heard:?}");
     }
     for member_sock in members {
         let fd = member_sock.as_raw_fd();
@@ -106,11 +110,15 @@ pub fn how_many(stage: &mut Stage) -> Result<Verdict> {
     }
     print_users(stage, &group)?;
     let to_nobody = send_text(stage, &send_sock, HELLO, group.addr);
-    stage.verdict(question, [to_three, to_nobody], "the number says what was handed over here, not who got it")
+    stage.verdict(
+        question,
+        [to_three, to_nobody],
+        "sendto returns what the kernel took; nothing comes back from receivers",
+    )
 }
 
-/// Whether a socket bound to 0.0.0.0 hears what is sent to the group. What is sent after it to the socket itself ends
-/// the waiting: lo keeps the order.
+/// Whether a socket bound to 0.0.0.0 hears a datagram to the group. A second datagram, to the socket's own address, ends
+/// the waiting: it was sent later, and lo keeps the order.
 fn hears(stage: &mut Stage, label: &str, send_sock: &Socket, receive_sock: &Socket, group: &OwnGroup) -> Result<bool> {
     send_text(stage, send_sock, HELLO, group.addr).at("sendto", group.addr)?;
     let itself = SocketAddrV4::new(LO, group.port());

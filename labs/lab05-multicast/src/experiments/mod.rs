@@ -1,9 +1,9 @@
-//! The lecture's claims about multicast, decided by the kernel. All of it stays on 127.0.0.1 or in a private network.
+//! The lecture's claims about multicast, decided by the kernel. Nothing leaves 127.0.0.1 or a private network.
 
 mod cable;
 mod delivery;
-mod members;
 mod sharing;
+mod tcp;
 mod ttl;
 
 use std::{
@@ -15,8 +15,8 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::Need;
 use kernel::need::{LOOPBACK, PORTS};
+use kernel::{Need, setting};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrIn, recvfrom, sendto},
@@ -28,10 +28,24 @@ use socket2::{Domain, Socket, Type};
 const LIMIT: Duration = Duration::from_secs(5);
 /// As in the lecture.
 const HELLO: &str = "Hello world!";
-/// What is sent last: whoever has read it has read all that came before.
+/// The last datagram: a receiver that has read it has read all datagrams before it.
 const END: &str = "end";
 /// The interface of all groups here.
 const LO: Ipv4Addr = Ipv4Addr::LOCALHOST;
+
+/// For one socket, in bound-to.
+const MEMBERSHIPS: Need = Need {
+    what: "igmp_max_memberships of 2 or more",
+    provided_by: "sysctl -w net.ipv4.igmp_max_memberships=20",
+    met: || setting("net/ipv4/igmp_max_memberships").first().is_none_or(|most| *most >= 2),
+};
+
+/// Each membership takes some of it.
+const OPTION_MEMORY: Need = Need {
+    what: "optmem_max of 4096 or more",
+    provided_by: "sysctl -w net.core.optmem_max=131072",
+    met: || setting("net/core/optmem_max").first().is_none_or(|most| *most >= 4096),
+};
 
 const PRIVATE_NETWORK: Need = Need {
     what: "a private network with a veth pair and IPv6",
@@ -42,13 +56,13 @@ const PRIVATE_NETWORK: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "senders and receivers on this machine",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[LOOPBACK, PORTS, MEMBERSHIPS, OPTION_MEMORY],
     experiments: &[
         Experiment {
             id: "ttl-option",
             starred: true,
             minutes: 5,
-            claim: "IP_DEFAULT_MULTICAST_TTL with 4 sets the multicast time-to-live: four sub-nets up.",
+            claim: "The option IP_DEFAULT_MULTICAST_TTL sets the time-to-live of multicasts: 4 for four sub-nets up.",
             source: "notes ch.2, Sending Multicast",
             needs: &[],
             play: ttl::ttl_option,
@@ -57,7 +71,7 @@ pub const LESSON: Lesson = Lesson {
             id: "never-joined",
             starred: true,
             minutes: 5,
-            claim: "Only the interested get it: who wants to receive must be subscribed to the group.",
+            claim: "Multicast reaches only the interested parties: a receiver must be subscribed to the group.",
             source: "notes ch.2, UDP Multicasting",
             needs: &[],
             play: delivery::never_joined,
@@ -66,7 +80,7 @@ pub const LESSON: Lesson = Lesson {
             id: "second-receiver",
             starred: true,
             minutes: 5,
-            claim: "A reusable socket (SO_REUSEADDR) is perhaps not needed.",
+            claim: "A reusable UDP socket (SO_REUSEADDR) is perhaps not needed.",
             source: "notes ch.2, comment in both multicast listings",
             needs: &[],
             play: sharing::second_receiver,
@@ -75,8 +89,8 @@ pub const LESSON: Lesson = Lesson {
             id: "no-member",
             starred: false,
             minutes: 3,
-            claim: "Without a membership nothing is received.",
-            source: "notes ch.2, UDP Multicasting; here nobody on this host has joined",
+            claim: "To receive multicast, the receiver must be subscribed to the group.",
+            source: "notes ch.2, UDP Multicasting; here nobody on this host is subscribed",
             needs: &[],
             play: delivery::no_member,
         },
@@ -84,35 +98,35 @@ pub const LESSON: Lesson = Lesson {
             id: "how-many",
             starred: false,
             minutes: 3,
-            claim: "Who sent a multicast has no idea how many peers received it.",
+            claim: "The sender of a multicast has no idea how many peers received it.",
             source: "notes ch.2, UDP Multicasting",
             needs: &[],
             play: delivery::how_many,
         },
         Experiment {
-            id: "membership",
-            starred: false,
-            minutes: 3,
-            claim: "A receiver joins; the lecture's program never leaves the group.",
-            source: "ours; notes ch.2, Receiving Multicast, ends with close",
-            needs: &[],
-            play: members::membership,
-        },
-        Experiment {
             id: "bound-to",
             starred: false,
             minutes: 3,
-            claim: "The receiver is bound to the group's address, not to one of its own.",
+            claim: "The receiver binds the address of the group, not an address of its own machine.",
             source: "notes ch.2, Receiving Multicast; the question is ours",
             needs: &[],
             play: sharing::bound_to,
         },
         Experiment {
-            id: "loop-back",
+            id: "tcp-group",
             starred: false,
             minutes: 3,
-            claim: "Both ends enable IP_MULTICAST_LOOP, so that this machine receives too. A multicast is sent once.",
-            source: "notes ch.2, both listings, and UDP Multicasting",
+            claim: "TCP is point-to-point: a connection has two endpoints, and there is no broadcast or multicast.",
+            source: "notes ch.2, TCP Protocol, features",
+            needs: &[],
+            play: tcp::tcp_group,
+        },
+        Experiment {
+            id: "loop-back",
+            starred: false,
+            minutes: 5,
+            claim: "IP_MULTICAST_LOOP, set by sender and receiver, lets this machine receive its multicasts, too.",
+            source: "notes ch.2, Sending Multicast and Receiving Multicast",
             needs: &[PRIVATE_NETWORK],
             play: cable::loop_back,
         },
@@ -125,20 +139,27 @@ pub const LESSON: Lesson = Lesson {
     ],
 };
 
-/// A group and a port that no other run has: the kernel gives the port, the port makes the group.
+/// A group and a port that no other run has: the kernel chooses the port, and the port makes the group.
 struct OwnGroup {
     addr: SocketAddrV4,
-    /// As long as this is open, nobody who asks the kernel for a port is given the same one.
+    /// While this is open, the kernel gives no other group the same port.
     _port_sock: Socket,
 }
 
 impl OwnGroup {
     fn new() -> Result<OwnGroup> {
-        let any_port = SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, 2), 0);
-        let port_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", any_port)?;
-        port_sock.bind(&any_port.into()).at("bind", any_port)?;
-        port_sock.set_reuse_address(true).at("setsockopt", "")?; // now that it is ours: share it with our own sockets
-        let port = local_addr(&port_sock)?.port();
+        // Whoever binds 0.0.0.0 gets a port that is free at every address of this machine.
+        let any_port = SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 0);
+        let free_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", any_port)?;
+        free_sock.bind(&any_port.into()).at("bind", any_port)?;
+        free_sock.set_reuse_address(true).at("setsockopt", any_port)?;
+        let port = local_addr(&free_sock)?.port();
+
+        // A group nobody sends to holds the port, and takes no datagram from our own sockets.
+        let hold_addr = SocketAddrV4::new(Ipv4Addr::new(239, 254, 0, 0), port);
+        let port_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", hold_addr)?;
+        port_sock.set_reuse_address(true).at("setsockopt", hold_addr)?;
+        port_sock.bind(&hold_addr.into()).at("bind", hold_addr)?;
         let [high, low] = port.to_be_bytes();
         Ok(OwnGroup { addr: SocketAddrV4::new(Ipv4Addr::new(239, 255, high, low), port), _port_sock: port_sock })
     }
@@ -152,7 +173,7 @@ impl OwnGroup {
     }
 }
 
-/// A receiver as in the lecture, bound but in no group yet. A recv that hears nothing for LIMIT fails.
+/// A receiver as in the lecture, bound but in no group yet. Its recvfrom fails if it hears nothing for LIMIT.
 fn bound(addr: SocketAddrV4) -> Result<Socket> {
     let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", addr)?;
     sock.set_read_timeout(Some(LIMIT)).at("setsockopt", addr)?;
@@ -161,7 +182,7 @@ fn bound(addr: SocketAddrV4) -> Result<Socket> {
     Ok(sock)
 }
 
-/// A sender as in the lecture, whose multicasts stay on lo.
+/// A sender as in the lecture; its multicasts stay on lo.
 fn sender() -> Result<Socket> {
     let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
     sock.set_multicast_if_v4(&LO).at("setsockopt", LO)?;
@@ -183,13 +204,23 @@ fn send_text(stage: &mut Stage, sock: &Socket, text: &str, to: SocketAddrV4) -> 
     sent
 }
 
-/// Receives and says so, up to [`END`]: which texts came before it.
+/// The next datagram's length, or EAGAIN after LIMIT.
+fn recv_one(sock: &Socket, buffer: &mut [u8]) -> Result<usize, Errno> {
+    loop {
+        match recvfrom::<SockaddrIn>(sock.as_raw_fd(), buffer) {
+            Err(Errno::EINTR) => {} // with SO_RCVTIMEO after Ctrl-Z and fg: signal(7)
+            received => return received.map(|(bytes_read, _)| bytes_read),
+        }
+    }
+}
+
+/// Receives and says so, up to [`END`]: the texts that came before it.
 fn heard_before_the_end(stage: &mut Stage, label: &str, sock: &Socket) -> Result<Vec<String>> {
     let fd = sock.as_raw_fd();
     let mut heard = Vec::new();
     loop {
         let mut buffer = [0; 1024];
-        let received = recvfrom::<SockaddrIn>(fd, &mut buffer).map(|(bytes_read, _)| bytes_read);
+        let received = recv_one(sock, &mut buffer);
         let text = String::from_utf8_lossy(&buffer[..received.unwrap_or(0)]).into_owned();
         stage.say(label, format_args!("recvfrom({fd}, 1024) = {}  {text:?}", returned(&received)));
         received.at("recvfrom", "")?;
@@ -202,8 +233,8 @@ fn heard_before_the_end(stage: &mut Stage, label: &str, sock: &Socket) -> Result
 
 /// How many sockets have joined the group on lo, by /proc/net/igmp; `None`: lo is not in it.
 ///
-/// The kernel hands such a table out in pieces, and the next piece begins at a number of lines: if other groups are left
-/// in between, a line is missed. So: large pieces, and the most that three looks have seen.
+/// The kernel hands such a table out in pieces, and counts lines to find the next one: when somebody leaves another group
+/// in between, a line is missed. So this reads large pieces, and takes the most that three looks have seen.
 fn users(group: &Ipv4Addr) -> Result<Option<u32>> {
     let mut most = None;
     for _ in 0..3 {
@@ -215,7 +246,7 @@ fn users(group: &Ipv4Addr) -> Result<Option<u32>> {
     Ok(most)
 }
 
-/// A line for each interface, and below it one for each group: the address in hexadecimal, the number of users.
+/// The table has a line for each interface, and below it one for each group: its address in hexadecimal, its users.
 fn users_in(table: &str, group: &Ipv4Addr) -> Option<u32> {
     let mut on_lo = false;
     for line in table.lines() {
@@ -229,7 +260,7 @@ fn users_in(table: &str, group: &Ipv4Addr) -> Option<u32> {
     None
 }
 
-/// The bytes of the address lie there as one number of this machine: E0000001 is 010000E0 on a little-endian one.
+/// The four bytes are printed as one number of this machine: a little-endian one prints 010000E0 for 224.0.0.1.
 fn from_hex(hex: &str) -> Option<Ipv4Addr> {
     u32::from_str_radix(hex, 16).ok().map(|number| Ipv4Addr::from(number.to_ne_bytes()))
 }

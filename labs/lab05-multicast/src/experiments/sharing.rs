@@ -1,4 +1,4 @@
-//! Several receivers on one port of one host, and what each of them is bound to.
+//! Several receivers on one port of one host, and the addresses they bind.
 
 use std::{
     io::ErrorKind,
@@ -7,11 +7,12 @@ use std::{
 };
 
 use anyhow::{Result, ensure};
-use nix::sys::socket::{SockaddrIn, recvfrom};
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{END, HELLO, LIMIT, LO, OwnGroup, bound, heard_before_the_end, join, local_addr, send_text, sender};
+use super::{
+    END, HELLO, LIMIT, LO, OwnGroup, bound, heard_before_the_end, join, local_addr, recv_one, send_text, sender,
+};
 
 /// Whether the first receiver sets SO_REUSEADDR, and whether the second does.
 const CASES: [(bool, bool); 4] = [(false, false), (false, true), (true, false), (true, true)];
@@ -26,13 +27,13 @@ struct Shared {
 pub fn second_receiver(stage: &mut Stage) -> Result<Verdict> {
     let both = CASES.map(|(first, second)| first && second);
     let question = stage.ask(
-        "A receiver runs. When can a second one on this host bind the same group and port, and who gets a datagram?",
+        "Two receivers on this host bind one group and port. Which of them has to set SO_REUSEADDR for that? Then \
+         one datagram is sent to the group: how many of the two get it?",
         [
-            ("always; both: a group is for many", Shared { binds: [true; 4], receivers: 2 }),
-            ("if the second sets SO_REUSEADDR; both", Shared { binds: CASES.map(|(_, second)| second), receivers: 2 }),
-            ("if both set it; only the last one", Shared { binds: both, receivers: 1 }),
-            ("if both set it; both", Shared { binds: both, receivers: 2 }),
-            ("never", Shared { binds: [false; 4], receivers: 1 }),
+            ("neither has to; two get it", Shared { binds: [true; 4], receivers: 2 }),
+            ("the second has to; two get it", Shared { binds: CASES.map(|(_, second)| second), receivers: 2 }),
+            ("each has to; one gets it", Shared { binds: both, receivers: 1 }),
+            ("each has to; two get it", Shared { binds: both, receivers: 2 }),
         ],
         Predicts { source: None, kit: Shared { binds: both, receivers: 2 } },
     )?;
@@ -78,7 +79,7 @@ pub fn second_receiver(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         Shared { binds, receivers },
-        "each receiver of a host needs it, the first too; no sender does",
+        "each receiver on a host has to set it, the first one too; no sender has to",
     )
 }
 
@@ -100,7 +101,7 @@ fn how_many_hear(stage: &mut Stage, group: &OwnGroup, socks: [Socket; 2]) -> Res
     let mut heard = 0;
     for sock in &socks {
         let fd = sock.as_raw_fd();
-        let received = recvfrom::<SockaddrIn>(fd, &mut [0; 1024]).map(|(bytes_read, _)| bytes_read);
+        let received = recv_one(sock, &mut [0; 1024]);
         stage.say("receiver", format_args!("recvfrom({fd}, 1024) = {}", returned(&received)));
         heard += usize::from(received.is_ok());
     }
@@ -125,12 +126,13 @@ pub fn bound_to(stage: &mut Stage) -> Result<Verdict> {
 
     let send_sock = sender()?;
     let question = stage.ask(
-        "Three datagrams to this port: to the first group, to the second, to 127.0.0.1. Who hears which?",
+        "Three datagrams to this port: the first to the group, the second to another group, the third to 127.0.0.1. \
+         How many does each receiver get?",
         [
-            ("bound to the group: the first. Bound to any: all three", [[true, false, false], [true; 3]]),
-            ("bound to the group: both groups. Bound to any: all three", [[true, true, false], [true; 3]]),
-            ("bound to the group: the first. Bound to any: the others", [[true, false, false], [false, true, true]]),
-            ("both hear all three: a bind chooses the port", [[true; 3], [true; 3]]),
+            ("to group: one     to any: three", [[true, false, false], [true; 3]]),
+            ("to group: two     to any: three", [[true, true, false], [true; 3]]),
+            ("to group: one     to any: two", [[true, false, false], [false, true, true]]),
+            ("to group: three   to any: three", [[true; 3], [true; 3]]),
         ],
         Predicts { source: None, kit: [[true, false, false], [true; 3]] },
     )?;
@@ -144,5 +146,5 @@ pub fn bound_to(stage: &mut Stage) -> Result<Verdict> {
         let texts = heard_before_the_end(stage, label, sock)?;
         *heard = destinations.map(|(text, _)| texts.contains(&text.to_string()));
     }
-    stage.verdict(question, observed, "the bound address filters: only what is sent to it comes through")
+    stage.verdict(question, observed, "a bound address is a filter: only datagrams to this address pass")
 }

@@ -1,16 +1,23 @@
-//! An option that is none: its name is a default value's, and its value another option's number.
+//! A name that is no option: IP_DEFAULT_MULTICAST_TTL is a default value, and its number is that of another option.
 
-use std::{io::IoSliceMut, os::fd::AsRawFd};
+use std::{
+    io::IoSliceMut,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use anyhow::{Context, Result};
 use nix::{
-    cmsg_space, libc, setsockopt_impl, sockopt_impl,
+    cmsg_space,
+    errno::Errno,
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    setsockopt_impl, sockopt_impl,
     sys::socket::{ControlMessageOwned, MsgFlags, SockaddrIn, recvmsg, setsockopt, sockopt::Ipv4RecvTtl},
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
-use super::{HELLO, OwnGroup, bound, join, send_text, sender};
+use super::{HELLO, LIMIT, OwnGroup, bound, join, send_text, sender};
 
 /// The lecture's argument.
 const HOPS: i32 = 4;
@@ -41,12 +48,13 @@ pub fn ttl_option(stage: &mut Stage) -> Result<Verdict> {
     let send_sock = sender()?;
     let send_fd = send_sock.as_raw_fd();
     let question = stage.ask(
-        "The sender calls setsockopt(IPPROTO_IP, IP_DEFAULT_MULTICAST_TTL, 4), then sendto. What is in the header?",
+        "The sender calls setsockopt(IPPROTO_IP, IP_DEFAULT_MULTICAST_TTL, 4), then sendto. Which time-to-live (TTL) \
+         and type of service (TOS) does the datagram carry?",
         [
-            ("TTL 4, TOS 0: as asked for", Header { ttl: 4, tos: 0 }),
-            ("TTL 3, TOS 0: the way through lo is a hop", Header { ttl: 3, tos: 0 }),
-            ("TTL 1, TOS 0: the call fails, the option is read-only", Header { ttl: 1, tos: 0 }),
-            ("TTL 1, TOS 4: the call sets something else", Header { ttl: 1, tos: 4 }),
+            ("TTL 4, TOS 0: the call sets the time-to-live", Header { ttl: 4, tos: 0 }),
+            ("TTL 3, TOS 0: the way through lo is one hop", Header { ttl: 3, tos: 0 }),
+            ("TTL 1, TOS 0: the call fails, the 1 is fixed", Header { ttl: 1, tos: 0 }),
+            ("TTL 1, TOS 4: the call sets another field", Header { ttl: 1, tos: 4 }),
         ],
         Predicts { source: Some(Header { ttl: 4, tos: 0 }), kit: Header { ttl: 1, tos: 4 } },
     )?;
@@ -54,7 +62,7 @@ pub fn ttl_option(stage: &mut Stage) -> Result<Verdict> {
     stage.say("sender", format_args!("setsockopt({send_fd}, SOL_IP, IP_TOS, [{HOPS}]) = {}", returned(&set)));
     let (number, tos, ttl) = (libc::IP_DEFAULT_MULTICAST_TTL, libc::IP_TOS, libc::IP_MULTICAST_TTL);
     stage.say("", format_args!("IP_DEFAULT_MULTICAST_TTL is {number}, IP_TOS {tos}, IP_MULTICAST_TTL {ttl}:"));
-    stage.say("", "strace writes the name of the option that has the number.");
+    stage.say("", "the call names its option by number, and 1 is IP_TOS.");
     print_options(stage, &send_sock)?;
     send_text(stage, &send_sock, HELLO, group.addr).at("sendto", group.addr)?;
     let observed = header(stage, &receive_sock)?;
@@ -64,7 +72,7 @@ pub fn ttl_option(stage: &mut Stage) -> Result<Verdict> {
     send_text(stage, &send_sock, HELLO, group.addr).at("sendto", group.addr)?;
     let with_the_right_one = header(stage, &receive_sock)?;
     anyhow::ensure!(with_the_right_one.ttl == HOPS, "with IP_MULTICAST_TTL the TTL is {}", with_the_right_one.ttl);
-    stage.verdict(question, observed, "it set the TOS; the option is IP_MULTICAST_TTL, the default 1")
+    stage.verdict(question, observed, "it set the TOS; the TTL stayed 1, its option is IP_MULTICAST_TTL")
 }
 
 /// Reads both options back.
@@ -83,6 +91,8 @@ fn header(stage: &mut Stage, sock: &Socket) -> Result<Header> {
     let mut buffer = [0; 1024];
     let mut buffers = [IoSliceMut::new(&mut buffer)];
     let mut control = cmsg_space!(libc::c_int, libc::c_int);
+    let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLIN)];
+    while poll(&mut fds, PollTimeout::try_from(LIMIT)?) == Err(Errno::EINTR) {} // recvmsg then does not wait
     let message = recvmsg::<SockaddrIn>(fd, &mut buffers, Some(&mut control), MsgFlags::empty()).at("recvmsg", "")?;
     let (mut ttl, mut tos) = (None, None);
     for control_message in message.cmsgs().at("recvmsg", "control messages")? {

@@ -1,54 +1,59 @@
 //! What connect and accept do, and in which order.
 
-use std::{net::SocketAddr, os::fd::AsRawFd};
+use std::{io, net::SocketAddr, os::fd::AsRawFd};
 
-use anyhow::{Context, Result, ensure};
-use kernel::{Pair, Row, State, tcp_sockets, wait_for_state};
+use anyhow::{Context, Result, bail, ensure};
+use kernel::{Counters, Pair, Row, State, tcp_socket, tcp_sockets, wait_until};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, SockaddrIn, recv, send, sendto},
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
 
-use super::{LIMIT, bound, client_socket, local_addr};
+use super::{TIME_LIMIT, bound, client_socket, local_addr};
 
-/// "GET before accept": its length is a number to look for.
+/// 17 bytes: a number to look for in the output.
 const EARLY_BYTES: &[u8] = b"GET before accept";
 
 pub fn before_accept(stage: &mut Stage) -> Result<Verdict> {
-    /// What the client could do before accept, and what accept finds after it has gone.
     #[derive(Debug, PartialEq)]
     enum Seen {
         ConnectWaits,
         SendFails,
-        NobodyLeft,
-        SocketWithoutBytes,
-        SocketAndBytes,
+        AcceptFails,
+        EndAtOnce,
+        Bytes,
     }
     let (listen_sock, server_addr) = bound()?;
     listen_sock.listen(5).at("listen", server_addr)?;
     stage.server(format_args!("listen({}, 5) = 0", listen_sock.as_raw_fd()));
     let client_sock = client_socket()?;
-    client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", server_addr)?; // for connect, too
+    client_sock.set_write_timeout(Some(TIME_LIMIT)).at("setsockopt", server_addr)?; // SO_SNDTIMEO ends connect, too
     let client_fd = client_sock.as_raw_fd();
 
     stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server_addr.port()));
     let question = stage.ask(
-        "Nobody has called accept. A client connects, sends 17 bytes and closes. Then the server accepts. What happens?",
+        "Nobody has called accept. A client connects, sends 17 bytes and closes. Then the server accepts and reads. What does it get?",
         [
-            ("connect waits: nobody picks up", Seen::ConnectWaits),
-            ("connect works, send fails: nobody listens yet", Seen::SendFails),
-            ("both work; accept finds nobody, the client has gone", Seen::NobodyLeft),
-            ("both work; accept returns a socket, the bytes are lost", Seen::SocketWithoutBytes),
-            ("both work; accept returns a socket, recv the 17 bytes", Seen::SocketAndBytes),
+            ("nothing: connect waits for accept", Seen::ConnectWaits),
+            ("nothing: send fails before accept", Seen::SendFails),
+            ("an error from accept: the client has gone", Seen::AcceptFails),
+            ("0 from recv: the bytes are lost", Seen::EndAtOnce),
+            ("17 from recv, and then 0", Seen::Bytes),
         ],
-        Predicts { source: Some(Seen::ConnectWaits), kit: Seen::SocketAndBytes },
+        Predicts { source: Some(Seen::ConnectWaits), kit: Seen::Bytes },
     )?;
-    let lesson = "the kernel connects and receives; accept only fetches";
-    let connected = client_sock.connect(&server_addr.into());
+    let lesson = "the kernel connects and receives; accept only fetches the connection";
+    // With SO_SNDTIMEO connect is not restarted after Ctrl-Z and fg; called again it waits on: signal(7).
+    let connected = loop {
+        match client_sock.connect(&server_addr.into()) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => break result,
+        }
+    };
     stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&connected)));
     if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
-        return stage.verdict(question, Seen::ConnectWaits, lesson); // LIMIT is over: socket(7), SO_SNDTIMEO
+        return stage.verdict(question, Seen::ConnectWaits, lesson); // TIME_LIMIT is over: socket(7), SO_SNDTIMEO
     }
     connected.at("connect", server_addr)?;
     let pair = Pair::of(&client_sock)?;
@@ -61,7 +66,10 @@ pub fn before_accept(stage: &mut Stage) -> Result<Verdict> {
     }
     drop(client_sock); // close(2)
     stage.client(format_args!("close({client_fd}) = 0"));
-    wait_for_state(pair, Some(State::FinWait2), LIMIT)?;
+    // With tcp_max_tw_buckets=0 a socket that nobody has open leaves the table at FIN-WAIT-2.
+    wait_until("the acknowledgement of the client's FIN", TIME_LIMIT, || {
+        Ok(tcp_socket(pair)?.is_none_or(|row| row.state == State::FinWait2).then_some(()))
+    })?;
     stage.kernel([("client", pair), ("server's end", pair.other_end())])?;
 
     let accepted = listen_sock.accept();
@@ -75,13 +83,14 @@ pub fn before_accept(stage: &mut Stage) -> Result<Verdict> {
             let end = recv(conn_fd, &mut [0; 1024], MsgFlags::empty());
             stage.server(format_args!("recv({conn_fd}, 1024) = {}", returned(&end)));
             match received {
-                Ok(bytes_read) if &buffer[..bytes_read] == EARLY_BYTES && end == Ok(0) => Seen::SocketAndBytes,
-                _ => Seen::SocketWithoutBytes,
+                Ok(bytes_read) if &buffer[..bytes_read] == EARLY_BYTES && end == Ok(0) => Seen::Bytes,
+                Ok(0) => Seen::EndAtOnce,
+                other => bail!("recv returned {other:?}, then {end:?}"),
             }
         }
         Err(_) => {
             stage.server(format_args!("accept({}) = {}", listen_sock.as_raw_fd(), returned(&accepted.map(|_| ()))));
-            Seen::NobodyLeft
+            Seen::AcceptFails
         }
     };
     stage.verdict(question, observed, lesson)
@@ -89,64 +98,91 @@ pub fn before_accept(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn not_listening(stage: &mut Stage) -> Result<Verdict> {
     let (server_sock, server_addr) = bound()?;
-    stage.server(format_args!("bind({}, 127.0.0.1:0) = 0  port {}", server_sock.as_raw_fd(), server_addr.port()));
+    let server_fd = server_sock.as_raw_fd();
+    stage.server(format_args!("bind({server_fd}, 127.0.0.1:0) = 0  port {}", server_addr.port()));
     let client_sock = client_socket()?;
     let client_fd = client_sock.as_raw_fd();
 
     let question = stage.ask(
-        "A socket is created and bound, and nothing more. What does connect return?",
+        "A socket is created and bound, and nothing more. A client calls connect, then the server calls accept. What do they return?",
         [
-            ("0: it waits in the queue", Ok(())),
-            ("-1 ECONNREFUSED", Err(Errno::ECONNREFUSED)),
-            ("-1 ETIMEDOUT, after two minutes", Err(Errno::ETIMEDOUT)),
+            ("connect 0, accept a new socket", (Ok(()), Ok(()))),
+            ("connect 0, accept -1 EINVAL", (Ok(()), Err(Errno::EINVAL))),
+            ("connect -1 ECONNREFUSED, accept -1 EINVAL", (Err(Errno::ECONNREFUSED), Err(Errno::EINVAL))),
+            ("connect -1 ECONNREFUSED, accept waits", (Err(Errno::ECONNREFUSED), Err(Errno::EAGAIN))),
+            ("connect -1 ETIMEDOUT, accept waits", (Err(Errno::ETIMEDOUT), Err(Errno::EAGAIN))),
         ],
-        Predicts { source: Some(Ok(())), kit: Err(Errno::ECONNREFUSED) },
+        Predicts { source: Some((Ok(()), Ok(()))), kit: (Err(Errno::ECONNREFUSED), Err(Errno::EINVAL)) },
     )?;
-    let refused = client_sock.connect(&server_addr.into());
-    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&refused)));
-    let observed = refused.map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(0)));
+    let before = Counters::read()?;
+    let connected = client_sock.connect(&server_addr.into());
+    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&connected)));
+    stage.counted(&before, ["OutRsts"])?;
+    let accepted = server_sock.accept().map(|_| ());
+    stage.server(format_args!("accept({server_fd}) = {}", returned(&accepted)));
+    let observed = (connected.map_err(errno), accepted.map_err(errno));
 
-    // The same socket once it listens: connect works.
     server_sock.listen(5).at("listen", server_addr)?;
-    stage.server(format_args!("listen({}, 5) = 0", server_sock.as_raw_fd()));
+    stage.server(format_args!("listen({server_fd}, 5) = 0"));
     let second_sock = client_socket()?;
+    let second_fd = second_sock.as_raw_fd();
     second_sock.connect(&server_addr.into()).at("connect", server_addr)?;
-    stage.client(format_args!("connect({}, {server_addr}) = 0", second_sock.as_raw_fd()));
-    stage.verdict(question, observed, "without listen the SYN is answered with a reset")
+    stage.client(format_args!("connect({second_fd}, {server_addr}) = 0"));
+    let (conn_sock, _) = server_sock.accept().at("accept", server_addr)?;
+    stage.server(format_args!("accept({server_fd}) = {}", conn_sock.as_raw_fd()));
+    let on_connected = conn_sock.accept().map(|_| ());
+    stage.server(format_args!("accept({}) = {}", conn_sock.as_raw_fd(), returned(&on_connected)));
+    stage.verdict(
+        question,
+        observed,
+        "accept needs a listening socket; before listen the kernel answers each SYN with a reset",
+    )
 }
 
 pub fn new_socket(stage: &mut Stage) -> Result<Verdict> {
-    #[derive(Debug, PartialEq)]
-    enum Port {
-        Listeners,
-        Another,
-    }
     let (listen_sock, server_addr) = bound()?;
+    let (listen_fd, port) = (listen_sock.as_raw_fd(), server_addr.port());
     listen_sock.listen(5).at("listen", server_addr)?;
-    stage.server(format_args!("listen({}, 5) = 0  on {server_addr}", listen_sock.as_raw_fd()));
-    let client_sock = client_socket()?;
-    stage.client(format_args!("not bound, not connected: {}", local_addr(&client_sock)?));
+    stage.server(format_args!("listen({listen_fd}, 5) = 0  on {server_addr}"));
+    let mut client_socks = Vec::new();
+    for _ in 0..2 {
+        let client_sock = client_socket()?;
+        let client_fd = client_sock.as_raw_fd();
+        stage.client(format_args!("socket {client_fd}, not bound: {}", local_addr(&client_sock)?));
+        client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+        stage.client(format_args!("connect({client_fd}, {server_addr}) = 0  from {}", local_addr(&client_sock)?));
+        client_socks.push(client_sock);
+    }
 
     let question = stage.ask(
-        "The client connects, the server accepts. Which local port has the new socket?",
-        [("a new one, so that the listener's stays free", Port::Another), ("the listener's", Port::Listeners)],
-        Predicts { source: None, kit: Port::Listeners },
+        &format!("The server accepts both clients. How many of its sockets have the local port {port} then?"),
+        [
+            ("1: each new socket gets a port of its own", 1),
+            ("2: the listener hands its port to them", 2),
+            ("3: the listener and both new sockets", 3),
+        ],
+        Predicts { source: None, kit: 3 },
     )?;
-    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
-    stage.client(format_args!("connect({}, {server_addr}) = 0", client_sock.as_raw_fd()));
-    let (conn_sock, peer_addr) = listen_sock.accept().at("accept", server_addr)?;
-    let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
-    stage.server(format_args!("accept({}) = {}", listen_sock.as_raw_fd(), conn_sock.as_raw_fd()));
-
-    let (client_end, server_end) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
-    stage.client(format_args!("{} > {}", client_end.local, client_end.peer));
-    stage.server(format_args!("{} > {}", server_end.local, server_end.peer));
-    let open = |row: &Row| row.pair.local == server_addr && matches!(row.state, State::Listen | State::Established);
-    let with_port = tcp_sockets(server_addr.port())?.iter().filter(|row| open(row)).count();
-    stage.say("kernel", format_args!("{with_port} sockets have the local address {server_addr}"));
-    ensure!(peer_addr == client_end.local, "accept names {peer_addr} as the client");
-    let observed = if server_end.local.port() == server_addr.port() { Port::Listeners } else { Port::Another };
-    stage.verdict(question, observed, "a connection is told by both addresses; the port is shared")
+    let mut server_socks = Vec::new();
+    for client_sock in &client_socks {
+        let (conn_sock, peer_addr) = listen_sock.accept().at("accept", server_addr)?;
+        let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
+        stage.server(format_args!("accept({listen_fd}) = {}  from {peer_addr}", conn_sock.as_raw_fd()));
+        ensure!(peer_addr == local_addr(client_sock)?, "accept names {peer_addr} as the client");
+        server_socks.push(conn_sock);
+    }
+    server_socks.push(listen_sock);
+    let mut with_port = 0;
+    for sock in &server_socks {
+        let local_addr = local_addr(sock)?;
+        stage.server(format_args!("getsockname({}) = 0  {local_addr}", sock.as_raw_fd()));
+        with_port += usize::from(local_addr.port() == port);
+    }
+    let open = |row: &&Row| row.pair.local == server_addr && row.inode != 0; // TIME-WAIT rows of others have inode 0
+    let rows = tcp_sockets(port)?.iter().filter(open).count();
+    stage.say("kernel", format_args!("{rows} sockets with a descriptor have the local address {server_addr}"));
+    ensure!(rows == with_port, "getsockname tells of {with_port} sockets, the kernel's table of {rows}");
+    stage.verdict(question, with_port, "they share the port; the client's address and port tell them apart")
 }
 
 pub fn listener_io(stage: &mut Stage) -> Result<Verdict> {
@@ -161,20 +197,32 @@ pub fn listener_io(stage: &mut Stage) -> Result<Verdict> {
     stage.client(format_args!("send({}, \"hello\", 5) = {}", client_sock.as_raw_fd(), returned(&sent)));
 
     let question = stage.ask(
-        "The server calls recv, then send, on the listening socket itself. What happens?",
+        "The server calls recv, then send, on the listening socket itself. What do they return?",
         [
-            ("recv returns the 5 bytes, send reaches the client", (Ok(5), Ok(5))),
-            ("ENOTCONN from both", (Err(Errno::ENOTCONN), Err(Errno::ENOTCONN))),
-            ("EINVAL from both", (Err(Errno::EINVAL), Err(Errno::EINVAL))),
-            ("ENOTCONN from recv, EPIPE from send", (Err(Errno::ENOTCONN), Err(Errno::EPIPE))),
+            ("recv 5, send 5", (Ok(5), Ok(5))),
+            ("recv waits, send 5", (Err(Errno::EAGAIN), Ok(5))),
+            ("recv 0, send -1 EINVAL", (Ok(0), Err(Errno::EINVAL))),
+            ("recv -1 ENOTCONN, send -1 EPIPE", (Err(Errno::ENOTCONN), Err(Errno::EPIPE))),
         ],
-        Predicts { source: None, kit: (Err(Errno::ENOTCONN), Err(Errno::EPIPE)) },
+        Predicts {
+            source: Some((Err(Errno::ENOTCONN), Err(Errno::EPIPE))),
+            kit: (Err(Errno::ENOTCONN), Err(Errno::EPIPE)),
+        },
     )?;
     let received = recv(listen_fd, &mut [0; 1024], MsgFlags::empty());
     stage.server(format_args!("recv({listen_fd}, 1024) = {}", returned(&received)));
     let answered = send(listen_fd, b"hello", MsgFlags::empty());
     stage.server(format_args!("send({listen_fd}, \"hello\", 5) = {}", returned(&answered)));
-    stage.verdict(question, (received, answered), "it has no peer; the bytes wait at the socket to be accepted")
+    let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
+    let conn_fd = conn_sock.as_raw_fd();
+    stage.server(format_args!("accept({listen_fd}) = {conn_fd}"));
+    let bytes_read = recv(conn_fd, &mut [0; 1024], MsgFlags::empty()).at("recv", server_addr)?;
+    stage.server(format_args!("recv({conn_fd}, 1024) = {bytes_read}"));
+    stage.verdict(
+        question,
+        (received, answered),
+        "a listener has no peer; the bytes wait at the socket that accept returns",
+    )
 }
 
 pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
@@ -190,9 +238,9 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
     let client_fd = client_sock.as_raw_fd();
 
     let question = stage.ask(
-        "A TCP socket, never connected, calls sendto with an address and MSG_FASTOPEN. Result?",
+        "A TCP socket that is not connected calls sendto with an address and the flag MSG_FASTOPEN. What does sendto return?",
         [
-            ("it connects and sends", Without::Sent),
+            ("3, the bytes sent", Without::Sent),
             ("-1 ENOTCONN", Without::Refused(Errno::ENOTCONN)),
             ("-1 EPIPE", Without::Refused(Errno::EPIPE)),
         ],
@@ -217,5 +265,10 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
         }
         Err(errno) => Without::Refused(errno),
     };
-    stage.verdict(question, observed, "sendto(MSG_FASTOPEN) connects on the way")
+    stage.verdict(question, observed, "sendto with MSG_FASTOPEN connects and sends in one call")
+}
+
+/// The number of a failed call.
+fn errno(error: io::Error) -> Errno {
+    Errno::from_raw(error.raw_os_error().unwrap_or(0))
 }

@@ -3,7 +3,7 @@
 use std::{fs, net::Shutdown, os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result};
-use kernel::{NotSeen, Pair, State, wait_for_state, wait_until};
+use kernel::{NotSeen, Pair, State, setting, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
     sys::{
@@ -14,14 +14,13 @@ use nix::{
 use shared::{At, Predicts, Role, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, connected, let_in, local_addr, server_role};
+use super::{TIME_LIMIT, connected, let_in, listening, local_addr, server_role};
 use crate::{outbox::OUTBOX_LIMIT, room::REFUSAL};
 
-/// A new client that the server lets in is announced long before this.
-const ROOM_LIMIT: Duration = Duration::from_secs(2);
+/// The server prints its line on a new client long before this.
+const ANNOUNCE_LIMIT: Duration = Duration::from_secs(5);
 /// Long enough that a few hundred lines fill every buffer on the way to a client that does not read.
 const LONG_LINE: usize = 60_000;
-const LINES_AT_MOST: usize = 500;
 
 pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
@@ -38,22 +37,21 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
         stage.server(format_args!("> New connection [{}]", local_addr(&client_sock)?));
         four.push(client_sock);
     }
-    stopped(&server)?;
-    stage.say("stop", format_args!("kill -STOP {}: it runs no line of its program now", server.pid()));
-
     stage.look(format_args!("ss -tanp 'sport = :{}'", server_addr.port()));
     let question = stage.ask(
         "Four are in. A fifth connects, sends a line and reads. What does it get?",
         [
             ("connect fails: ECONNREFUSED", Fifth::NotConnected),
             ("connect works, then recv fails: ECONNRESET", Fifth::Reset),
-            ("connect waits until somebody leaves", Fifth::Waits),
+            ("connect works, recv waits until one of the four leaves", Fifth::Waits),
             ("connect works, recv says why, then 0", Fifth::Told),
         ],
         Predicts { source: None, kit: Fifth::Told },
     )?;
+    stopped(&server)?;
+    stage.say("stop", format_args!("kill -STOP {}: the server's program stands still now", server.pid()));
     let fifth_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    fifth_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
+    fifth_sock.set_read_timeout(Some(TIME_LIMIT)).at("setsockopt", server_addr)?;
     let fifth_fd = fifth_sock.as_raw_fd();
 
     let connect_result = fifth_sock.connect(&server_addr.into());
@@ -74,7 +72,7 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
     let end = loop {
         let received = recv(fifth_fd, &mut buffer, MsgFlags::empty());
         if received == Err(Errno::EINTR) {
-            continue; // SIGCHLD of the server, under strace; or Ctrl-Z, then fg: with SO_RCVTIMEO signal(7) restarts nothing
+            continue; // SIGCHLD of the server under strace; Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
         }
         stage.say("fifth", format_args!("recv({fifth_fd}, 1024) = {}", returned(&received)));
         match received {
@@ -83,7 +81,7 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
         }
     };
     stage.say("fifth", format_args!("heard {:?}", told.trim_end()));
-    // A reset would have taken the socket out of the table, even where recv had already returned 0.
+    // A reset takes the socket out of the table, even if recv had returned 0 before.
     let [end_state] = stage.kernel([("fifth", pair)])?;
     let observed = match (end, end_state) {
         (Ok(_), Some(State::CloseWait)) if told == format!("{REFUSAL}\n") => Fifth::Told,
@@ -92,24 +90,31 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
         end => anyhow::bail!("heard {told:?}, then {end:?}"),
     };
     anyhow::ensure!(state == Some(State::Established), "connected, but {state:?}");
+    if observed == Fifth::Told {
+        let mut client = Role::start(&["client", &server_addr.port().to_string()])?;
+        for line in ["> Connected to server", REFUSAL] {
+            stage.client(client.line_with(line)?);
+        }
+    }
     drop(four);
-    stage.verdict(question, observed, "the kernel had connected it; being rejected is a line of text")
+    stage.verdict(question, observed, "the kernel had connected the client; the rejection is a line of text")
 }
 
-/// Stops the server's process: what happens until SIGCONT, its kernel does alone.
+/// Stops the server's process: what happens until SIGCONT, the kernel does alone.
 fn stopped(server: &Role) -> Result<()> {
     kill(server.pid(), Signal::SIGSTOP).at("kill", server.pid())?;
     let stat = format!("/proc/{}/stat", server.pid());
     // proc_pid_stat(5): T is stopped; t, the same while strace looks on.
     let stopped = |text: String| text.contains(") T ") || text.contains(") t ");
-    wait_until("the server stopped", LIMIT, || Ok(stopped(fs::read_to_string(&stat)?).then_some(())))
+    wait_until("the server stopped", TIME_LIMIT, || Ok(stopped(fs::read_to_string(&stat)?).then_some(())))
 }
 
 pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
-    enum Room {
-        AtOnce,
-        Later,
+    enum Next {
+        LetIn,
+        Rejected,
+        Waits,
     }
     let (mut server, server_addr) = server_role()?;
     let mut inside = Vec::new();
@@ -117,123 +122,152 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
         inside.push(let_in(&mut server, server_addr)?);
     }
     let refused_sock = connected(server_addr)?;
-    let refusal = server.line_with("> Rejected")?;
-    stage.server(&refusal);
+    stage.server(server.line_with("> Rejected")?);
 
     let leaving_sock = inside.pop().context("four were in")?;
     let pair = Pair::of(&leaving_sock)?;
     let leaving_fd = leaving_sock.as_raw_fd();
-    stage.look(format_args!("ss -tan 'dport = :{}'", server_addr.port()));
+    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server_addr.port()));
     let question = stage.ask(
-        "One of the four closes: TIME-WAIT. When does the server let the next one in?",
-        [("after a minute, with the end of TIME-WAIT", Room::Later), ("at once", Room::AtOnce)],
-        Predicts { source: None, kit: Room::AtOnce },
+        "The fourth client leaves, and its connection is in TIME-WAIT. Then the next client connects. What does the server do?",
+        [
+            ("reject the client until TIME-WAIT ends", Next::Rejected),
+            ("leave it in the accept queue until TIME-WAIT ends", Next::Waits),
+            ("let the client in at once", Next::LetIn),
+        ],
+        Predicts { source: None, kit: Next::LetIn },
     )?;
-    // The server closes only once this FIN is acknowledged, or a late ACK may cost TIME-WAIT: lab10, how-long.
+    // The server closes only after the ACK of this FIN has come, or a late ACK may cost TIME-WAIT: lab10, how-long.
     stopped(&server)?;
     leaving_sock.shutdown(Shutdown::Write).at("shutdown", server_addr)?;
-    stage.client(format_args!("shutdown({leaving_fd}, SHUT_WR) = 0"));
-    wait_for_state(pair, Some(State::FinWait2), LIMIT)?;
+    stage.say("fourth", format_args!("shutdown({leaving_fd}, SHUT_WR) = 0"));
+    wait_for_state(pair, Some(State::FinWait2), TIME_LIMIT)?;
     kill(server.pid(), Signal::SIGCONT).at("kill", server.pid())?;
-    wait_for_state(pair, Some(State::TimeWait), LIMIT)?; // so recv need not wait, and no SIGCHLD can interrupt it
+    wait_for_state(pair, Some(State::TimeWait), TIME_LIMIT)?; // recv need not wait then, so no SIGCHLD can interrupt it
     let end = recv(leaving_fd, &mut [0; 8], MsgFlags::empty()).at("recv", server_addr)?;
-    stage.client(format_args!("recv({leaving_fd}, 8) = {end}"));
+    stage.say("fourth", format_args!("recv({leaving_fd}, 8) = {end}"));
     drop(leaving_sock); // close(2)
-    wait_for_state(pair.other_end(), None, LIMIT)?;
-    stage.kernel([("who left", pair), ("server's end", pair.other_end())])?;
+    wait_for_state(pair.other_end(), None, TIME_LIMIT)?;
+    stage.kernel([("fourth", pair), ("server's end", pair.other_end())])?;
 
     let next_sock = connected(server_addr)?;
     let next_addr = local_addr(&next_sock)?;
     stage.say("next", format_args!("connect({}, {server_addr}) = 0", next_sock.as_raw_fd()));
-    let observed = match server.wait_for_within(&format!("> New connection [{next_addr}]\n"), ROOM_LIMIT) {
-        Ok(_) => {
-            stage.server(format_args!("> New connection [{next_addr}]"));
-            Room::AtOnce
+    let observed = match server.wait_for_within(&format!(" [{next_addr}]"), ANNOUNCE_LIMIT) {
+        Ok(before) => {
+            let what = before.rsplit('\n').next().unwrap_or_default();
+            stage.server(format_args!("{what} [{next_addr}]"));
+            if what == "> New connection" { Next::LetIn } else { Next::Rejected }
         }
-        Err(error) if error.is::<NotSeen>() => Room::Later,
+        Err(error) if error.is::<NotSeen>() => Next::Waits,
         Err(error) => return Err(error),
     };
+    let [left, _] = stage.kernel([("fourth", pair), ("next", Pair::of(&next_sock)?)])?;
+    anyhow::ensure!(left == Some(State::TimeWait), "the fourth client's TIME-WAIT has gone");
     drop(refused_sock);
-    stage.verdict(question, observed, "the place is the server's; TIME-WAIT is the leaver's own port")
+    stage.verdict(
+        question,
+        observed,
+        "the limit of four is the program's own count; TIME-WAIT blocks only the leaver's port",
+    )
 }
 
 pub fn one_line(stage: &mut Stage) -> Result<Verdict> {
-    let (mut server, server_addr) = server_role()?;
-    let port = server_addr.port().to_string();
-    let mut clients = [Role::start(&["client", &port])?, Role::start(&["client", &port])?];
-    let third_sock = let_in(&mut server, server_addr)?;
+    let (listen_sock, server_addr) = listening()?;
+    let listen_fd = listen_sock.as_raw_fd();
+    let mut conn_socks = Vec::new();
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let client = Role::start(&["client", &server_addr.port().to_string()])?;
+        let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
+        stage.server(format_args!("accept({listen_fd}) = {}", conn_sock.as_raw_fd()));
+        conn_socks.push(conn_sock);
+        clients.push(client);
+    }
+    let third_sock = connected(server_addr)?;
     let third_fd = third_sock.as_raw_fd();
-    for (client, line) in clients.iter_mut().zip(["Line 1 sending to server", "racecar"]) {
-        client.wait_for("> Enter string : ")?;
-        client.type_line(line)?;
-        stage.server(server.line_with("Client message")?);
-    }
-    let sent = send(third_fd, b"taco cat\n", MsgFlags::empty());
-    stage.say("third", format_args!("send({third_fd}, \"taco cat\\n\", 9) = {}", returned(&sent)));
-    stage.server(server.line_with("Client message")?);
-    server.wait_for("> Enter message to send to all clients : ")?;
-    stage.server("> Enter message to send to all clients :");
+    let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
+    stage.server(format_args!("accept({listen_fd}) = {}", conn_sock.as_raw_fd()));
+    conn_socks.push(conn_sock);
 
-    let typed = "I have 3 clients";
-    let turned = "stneilc 3 evah I";
     let question = stage.ask(
-        "Which bytes does the third client receive?",
+        "The line is \"I have 3 clients\": 16 letters. With how many sends, of how many bytes, does it reach the three clients?",
         [
-            ("\"stneilc 3 evah I\": the server reverses", (turned.to_string(), typed.to_string())),
-            ("\"I have 3 clients\": each client reverses", (typed.to_string(), turned.to_string())),
-            ("the first client's copy only: one send() reaches one", (String::new(), turned.to_string())),
+            ("1 send of 17 bytes, on the listening socket", (1, 17)),
+            ("1 send of 51 bytes, on a connection", (1, 51)),
+            ("3 sends of 16 bytes, one on each connection", (3, 16)),
+            ("3 sends of 17 bytes, one on each connection", (3, 17)),
         ],
-        Predicts { source: Some((typed.into(), turned.into())), kit: (typed.into(), turned.into()) },
+        Predicts { source: None, kit: (3, 17) },
     )?;
-    server.type_line(typed)?;
-    stage.say("operator", typed);
+    let line = b"I have 3 clients\n";
     let mut buffer = [0; 1024];
-    let received = recv(third_fd, &mut buffer, MsgFlags::empty());
-    stage.say("third", format_args!("recv({third_fd}, 1024) = {}", returned(&received)));
-    let bytes = String::from_utf8_lossy(&buffer[..received.unwrap_or(0)]).trim_end().to_string();
-    stage.say("third", format_args!("heard {bytes:?}"));
-    let mut shown = Vec::new();
-    for client in &mut clients {
-        let line = client.line_with("> Server response : ")?;
-        stage.client(&line);
-        shown.push(line.trim_start_matches("> Server response : ").to_string());
+    let mut sends = 0;
+    let mut received = Err(Errno::EAGAIN);
+    let socks = [&listen_sock, &conn_socks[0], &conn_socks[1], &conn_socks[2]];
+    for sock in socks {
+        let sent = send(sock.as_raw_fd(), line, MsgFlags::empty());
+        stage.server(format_args!("send({}, \"I have 3 clients\\n\", 17) = {}", sock.as_raw_fd(), returned(&sent)));
+        if sent.is_err() {
+            continue;
+        }
+        sends += 1;
+        if let Some(client) = clients.get_mut(sends - 1) {
+            stage.client(client.line_with("> Server response : ")?);
+            received = recv(third_fd, &mut buffer, MsgFlags::MSG_DONTWAIT);
+            stage.say("third", format_args!("recv({third_fd}, 1024, MSG_DONTWAIT) = {}", returned(&received)));
+        } else {
+            received = uninterrupted(|| recv(third_fd, &mut buffer, MsgFlags::empty()));
+            stage.say("third", format_args!("recv({third_fd}, 1024) = {}", returned(&received)));
+        }
+        if received.is_ok() {
+            break;
+        }
     }
-    anyhow::ensure!(shown[0] == shown[1], "the two clients show different lines: {shown:?}");
-    stage.verdict(question, (bytes, shown.remove(0)), "one send() per client, the line as typed")
+    let bytes_read = received.at("recv", server_addr)?;
+    stage.verdict(
+        question,
+        (sends, bytes_read),
+        "TCP has no send to all: each connection gets its own copy, newline included",
+    )
 }
 
 pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
-    enum Others {
-        Wait,
-        ServedOtherDropped,
-        ServedOtherKept,
+    enum Fate {
+        BothWait,
+        BothServed,
+        SilentDropped,
     }
     let (mut server, server_addr) = server_role()?;
     let reader_sock = let_in(&mut server, server_addr)?;
     let silent_sock = let_in(&mut server, server_addr)?;
     let (reader_fd, silent_fd) = (reader_sock.as_raw_fd(), silent_sock.as_raw_fd());
     let silent_addr = local_addr(&silent_sock)?;
+    // More than every buffer on the way takes: the receive buffer, the send buffer, and the server's own queue.
+    let largest = |name| setting(name).last().map_or(1 << 23, |bytes| *bytes as usize);
+    let buffers = largest("net/ipv4/tcp_rmem") + largest("net/ipv4/tcp_wmem") + OUTBOX_LIMIT;
+    let most_lines = 3 * buffers / LONG_LINE;
 
     let question = stage.ask(
-        "One client reads, one never does. The operator sends line after line of 60,000 bytes. What becomes of the reader?",
+        "One client reads, another never does. The operator sends line after line of 60,000 bytes. What happens to the two?",
         [
-            ("it waits: the server's send() to the other blocks", Others::Wait),
-            ("it gets every line, and so would the other: the kernel keeps them", Others::ServedOtherKept),
-            ("it gets every line; the other is dropped", Others::ServedOtherDropped),
+            ("both wait: the server blocks in send", Fate::BothWait),
+            ("both get all lines: the kernel keeps them", Fate::BothServed),
+            ("the reader gets all lines, the silent one a reset", Fate::SilentDropped),
         ],
-        Predicts { source: None, kit: Others::ServedOtherDropped },
+        Predicts { source: None, kit: Fate::SilentDropped },
     )?;
     let line = "x".repeat(LONG_LINE);
     let mut buffer = vec![0; 64 * 1024];
     let (mut calls, mut bytes, mut lines) = (0, 0, 0);
     let mut waits = false;
     let mut dropped = false;
-    while lines < LINES_AT_MOST && !dropped && !waits {
+    while lines < most_lines && !dropped && !waits {
         server.type_line(&line)?;
         lines += 1;
         while bytes < lines * (LONG_LINE + 1) && !waits {
-            match recv(reader_fd, &mut buffer, MsgFlags::empty()) {
+            match uninterrupted(|| recv(reader_fd, &mut buffer, MsgFlags::empty())) {
                 Ok(bytes_read) if bytes_read > 0 => {
                     bytes += bytes_read;
                     calls += 1;
@@ -248,23 +282,34 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     stage.say("operator", format_args!("{lines} lines of {} bytes with their newline", LONG_LINE + 1));
     let observed = if dropped {
         stage.server(server.line_with(&format!("> Dropped client [{silent_addr}]"))?);
-        // It can still read what had reached its own receive buffer; then comes the reset.
+        // The silent client can still read what had reached its kernel. The next recv tells of the reset.
         let mut late = 0;
         let end = loop {
-            match recv(silent_fd, &mut buffer, MsgFlags::empty()) {
+            match uninterrupted(|| recv(silent_fd, &mut buffer, MsgFlags::empty())) {
                 Ok(bytes_read) if bytes_read > 0 => late += bytes_read,
                 end => break end,
             }
         };
-        stage.say("silent", format_args!("finds {late} bytes in its own kernel buffer, then:"));
+        stage.say("silent", format_args!("{late} bytes had reached its kernel, then:"));
         stage.say("silent", format_args!("recv({silent_fd}, 65536) = {}", returned(&end)));
         anyhow::ensure!(end == Err(Errno::ECONNRESET), "the silent client saw {end:?} instead of a reset");
-        Others::ServedOtherDropped
+        Fate::SilentDropped
     } else if waits {
-        Others::Wait
+        Fate::BothWait
     } else {
-        Others::ServedOtherKept
+        Fate::BothServed
     };
-    let lesson = format!("non-blocking send, and a queue with an end: {} KiB", OUTBOX_LIMIT / 1024);
+    let lesson =
+        format!("the server's send never blocks; the server keeps at most {} KiB for a client", OUTBOX_LIMIT / 1024);
     stage.verdict(question, observed, &lesson)
+}
+
+/// Repeats a call that Ctrl-Z and fg interrupted: with SO_RCVTIMEO the kernel does not restart it, see signal(7).
+fn uninterrupted<T>(mut call: impl FnMut() -> nix::Result<T>) -> nix::Result<T> {
+    loop {
+        match call() {
+            Err(Errno::EINTR) => {}
+            result => return result,
+        }
+    }
 }

@@ -11,12 +11,12 @@ use std::{
 
 use anyhow::{Context, Result};
 use kernel::Need;
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::need::{DESCRIPTORS, LOOPBACK, LOOPBACK_NETWORK, PORTS, TIME_WAIT_BUCKETS};
 use shared::{At, Experiment, Lesson, Role};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
-const LIMIT: Duration = Duration::from_secs(5);
+const TIME_LIMIT: Duration = Duration::from_secs(5);
 
 const PSEUDO_TERMINAL: Need = Need {
     what: "a pseudo-terminal",
@@ -24,16 +24,10 @@ const PSEUDO_TERMINAL: Need = Need {
     met: || nix::pty::openpty(None, None).is_ok(),
 };
 
-const LITTLE_ENDIAN: Need = Need {
-    what: "a little-endian processor",
-    provided_by: "on a big-endian one both byte orders are the same",
-    met: || cfg!(target_endian = "little"),
-};
-
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "server and clients on this machine",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "swapped-ports",
@@ -41,34 +35,43 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "The server prints its clients' ports: 13442, 13954, 14466, then 14978, 15490, 16002, 16514.",
             source: "lab 7 handout, steps 2 and 7",
-            needs: &[LITTLE_ENDIAN],
+            needs: &[],
             play: addresses::swapped_ports,
         },
         Experiment {
             id: "who-may-bind",
             starred: true,
-            minutes: 5,
+            minutes: 7,
             claim: "If the server cannot bind when it is started again, its port is in TIME-WAIT: wait for some time.",
             source: "lab 7 handout, note at the top",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: addresses::who_may_bind,
         },
         Experiment {
             id: "fifth",
             starred: true,
             minutes: 5,
-            claim: "With four clients in, the fifth is rejected: its terminal shows why, and no line that it was connected.",
+            claim: "With four clients in, the server rejects the fifth. The fifth client shows why; it shows no line \"Connected\".",
             source: "lab 7 handout, step 7",
             needs: &[],
             play: crowd::fifth,
         },
         Experiment {
+            id: "other-ways",
+            starred: false,
+            minutes: 5,
+            claim: "The port is in TIME-WAIT, so the new run cannot bind.",
+            source: "lab 7 handout, note at the top; the question is ours",
+            needs: &[LOOPBACK_NETWORK, TIME_WAIT_BUCKETS],
+            play: addresses::other_ways,
+        },
+        Experiment {
             id: "slot-freed",
             starred: false,
             minutes: 3,
-            claim: "The server rejects for too many clients; whoever is rejected may try again.",
-            source: "lab 7 handout, step 7; the question is ours",
-            needs: &[],
+            claim: "While four clients are in, the server rejects the next one. A client leaves with exit.",
+            source: "lab 7 handout, steps 6 and 7; the question is ours",
+            needs: &[TIME_WAIT_BUCKETS],
             play: crowd::slot_freed,
         },
         Experiment {
@@ -76,7 +79,7 @@ pub const LESSON: Lesson = Lesson {
             starred: false,
             minutes: 3,
             claim: "The server sends one line to all clients; they print it in reverse.",
-            source: "lab 7 handout, steps 4 and 5",
+            source: "lab 7 handout, steps 4 and 5; the question is ours",
             needs: &[],
             play: crowd::one_line,
         },
@@ -100,10 +103,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab07-multiclient -- server"),
-        ("", "cargo run -p lab07-multiclient -- client    (three terminals, or nc)"),
+        ("by hand", "cargo lab07 server"),
+        ("", "cargo lab07 client    (three terminals, or nc 127.0.0.1 4444)"),
         ("watch", "scripts/states.sh 4444 --watch    or scripts/classroom.sh 07"),
-        ("sheet", "cargo run -p lab07-multiclient -- sheet"),
+        ("sheet", "cargo lab07 sheet"),
     ],
 };
 
@@ -125,15 +128,15 @@ fn server_role() -> Result<(Role, SocketAddr)> {
     Ok((server, SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
 }
 
-/// A connection to `server_addr`, by the three calls of every client. A recv that hears nothing for LIMIT fails.
+/// A client connected to `server_addr`. A recv that hears nothing for TIME_LIMIT fails.
 fn connected(server_addr: SocketAddr) -> Result<Socket> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    client_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
+    client_sock.set_read_timeout(Some(TIME_LIMIT)).at("setsockopt", server_addr)?;
     client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
     Ok(client_sock)
 }
 
-/// A connection the server has let in: the line with its address has been printed.
+/// A client that the server has let in: the server has printed the line with the client's address.
 fn let_in(server: &mut Role, server_addr: SocketAddr) -> Result<Socket> {
     let client_sock = connected(server_addr)?;
     server.wait_for(&format!("> New connection [{}]\n", local_addr(&client_sock)?))?;

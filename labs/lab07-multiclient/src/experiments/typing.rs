@@ -7,7 +7,7 @@ use kernel::NotSeen;
 use nix::pty::openpty;
 use shared::{At, Predicts, Role, Stage, Verdict};
 
-use super::{LIMIT, server_role};
+use super::{TIME_LIMIT, server_role};
 
 /// What became of the server's line, and of the half-typed one.
 #[derive(Debug, PartialEq)]
@@ -29,7 +29,7 @@ pub fn while_typing(stage: &mut Stage) -> Result<Verdict> {
     keyboard.write_all(b"half a li").at("write", "/dev/ptmx")?;
     stage.say("keyboard", "half a li");
     let question = stage.ask(
-        "Now the operator sends \"hello\". When does the client show it, and what about \"half a li\"?",
+        "Now the operator sends \"hello\". When does the client show that, and what becomes of \"half a li\"?",
         [
             ("after Enter; the half line is kept", Seen { at_once: false, kept: true }),
             ("at once; the half line is kept", Seen { at_once: true, kept: true }),
@@ -39,7 +39,7 @@ pub fn while_typing(stage: &mut Stage) -> Result<Verdict> {
     )?;
     server.type_line("hello")?;
     stage.say("operator", "hello");
-    let at_once = match client.wait_for_within("> Server response : olleh\n", LIMIT) {
+    let at_once = match client.wait_for_within("> Server response : olleh\n", TIME_LIMIT) {
         Ok(_) => {
             stage.client("> Server response : olleh");
             true
@@ -52,5 +52,9 @@ pub fn while_typing(stage: &mut Stage) -> Result<Verdict> {
     let shown = server.line_with("Client message = ")?;
     stage.server(&shown);
     let kept = shown.ends_with("= enil a flah");
-    stage.verdict(question, Seen { at_once, kept }, "poll() watches both; the terminal driver keeps the half line")
+    stage.verdict(
+        question,
+        Seen { at_once, kept },
+        "poll watches socket and terminal; the terminal driver keeps the half line",
+    )
 }

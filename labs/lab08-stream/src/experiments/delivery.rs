@@ -1,12 +1,9 @@
-//! What send tells: how much the kernel took. Not what the other end's kernel has, nor what its program has read.
+//! What send returns: how many bytes this kernel took. What the other program has read, send does not know.
 
-use std::{
-    fs,
-    os::fd::{AsFd, AsRawFd},
-};
+use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, bail, ensure};
-use kernel::Pair;
+use kernel::{Pair, setting};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -15,11 +12,10 @@ use nix::{
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
-use super::{BIG, LIMIT, big_message, connected, recv_all, row, send_all};
+use super::{BIG, LIMIT, big_message, recv_all, row, send_all};
+use crate::connection::connected;
 
-/// What the server's program reads before it closes: ten recvs of the lecture's length.
-const READ: usize = 10 * 1024;
-/// If the client's kernel gets more off its hands at all, then long before this.
+/// How long to wait for room while nobody reads: the last bytes still on their way make some.
 const ROOM_LIMIT_MS: u16 = 250;
 
 pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
@@ -27,20 +23,23 @@ pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
     enum SendAll {
         Waits,
         Partly,
+        Fails,
         ReturnsUnread,
         ReturnsRead,
     }
     let (client_sock, conn_sock) = connected()?;
     let pair = Pair::of(&client_sock)?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
+    client_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", pair.local)?; // a send that waits so long waits for ever
 
     stage.look(format_args!("ss -tn 'sport = :{0} or dport = :{0}'", pair.peer.port()));
     let question = stage.ask(
         "The server has accepted and never calls recv. The client sends the big message, 84001 bytes, with send in a loop, as sendall does. What happens?",
         [
-            ("all is sent, and the server's program has read none of it", SendAll::ReturnsUnread),
-            ("it waits, for nothing is delivered", SendAll::Waits),
-            ("1024 bytes are sent, the length of a recv", SendAll::Partly),
+            ("send takes all 84001 bytes", SendAll::ReturnsUnread),
+            ("send waits: nothing is delivered", SendAll::Waits),
+            ("send takes 1024 bytes, the length of a recv", SendAll::Partly),
+            ("send fails: nobody receives", SendAll::Fails),
         ],
         Predicts { source: Some(SendAll::Waits), kit: SendAll::ReturnsUnread },
     )?;
@@ -63,11 +62,12 @@ pub fn delivered(stage: &mut Stage) -> Result<Verdict> {
     let observed = match (sent, error) {
         (BIG, None) if in_kernels >= BIG && heard == Err(Errno::ECONNRESET) => SendAll::ReturnsUnread,
         (BIG, None) => SendAll::ReturnsRead,
+        (1024, _) => SendAll::Partly,
         (_, Some(Errno::EAGAIN)) => SendAll::Waits, // LIMIT is over: the buffers were full before the end
-        (1024, None) => SendAll::Partly,
+        (0, Some(_)) => SendAll::Fails,
         other => bail!("send took {} bytes, then {:?}", other.0, other.1),
     };
-    stage.verdict(question, observed, "sent means: copied into the kernel. Then the server threw it away")
+    stage.verdict(question, observed, "sent means copied into this kernel; the server's close threw it all away")
 }
 
 pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
@@ -140,67 +140,16 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
 /// Waits for room in the send buffer; false if there is none within the time.
 fn writable(sock: &Socket, timeout: PollTimeout) -> Result<bool> {
     let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-    Ok(poll(&mut fds, timeout).at("poll", "")? > 0)
+    loop {
+        match poll(&mut fds, timeout) {
+            Err(Errno::EINTR) => {}
+            ready => return Ok(ready.at("poll", "")? > 0),
+        }
+    }
 }
 
 /// The third number of net.ipv4.tcp_rmem or tcp_wmem: how far the kernel lets a buffer grow, in bytes.
-fn largest(setting: &str) -> Result<usize> {
-    let file = format!("/proc/sys/net/ipv4/{setting}");
-    let numbers = fs::read_to_string(&file).at("open", &file)?;
-    numbers
-        .split_whitespace()
-        .nth(2)
-        .and_then(|number| number.parse().ok())
-        .with_context(|| format!("{file}: {numbers}"))
-}
-
-pub fn half_read(stage: &mut Stage) -> Result<Verdict> {
-    #[derive(Debug, PartialEq)]
-    enum Tells {
-        Send,
-        SendQueue,
-        Nobody(Errno),
-        NoError,
-    }
-    let (client_sock, conn_sock) = connected()?;
-    let pair = Pair::of(&client_sock)?;
-    let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
-    let (sent, error) = send_all(stage, &client_sock, &big_message());
-    ensure!(sent == BIG, "send took {sent} bytes, then {error:?}");
-
-    let question = stage.ask(
-        "The server calls recv(1024) ten times, then it closes. What tells the client how much the server has read?",
-        [
-            ("send: it has returned what was delivered", Tells::Send),
-            ("Send-Q: what is no longer in it was read", Tells::SendQueue),
-            ("nothing: the next send says -1 ECONNRESET, no number", Tells::Nobody(Errno::ECONNRESET)),
-            ("nothing: the next send works like the last one", Tells::NoError),
-        ],
-        Predicts { source: Some(Tells::Send), kit: Tells::Nobody(Errno::ECONNRESET) },
-    )?;
-    let (mut buffer, mut calls, mut bytes_read) = ([0; 1024], 0, 0);
-    while bytes_read < READ {
-        bytes_read += recv(conn_fd, &mut buffer, MsgFlags::empty()).at("recv", pair.local)?;
-        calls += 1;
-    }
-    stage.server(format_args!("recv({conn_fd}, 1024) x{calls} = {bytes_read} bytes"));
-    let send_queue = row(pair)?.send_queue as usize;
-    stage.say("kernel", format_args!("client's Send-Q {send_queue}, so {} acknowledged", sent - send_queue));
-    drop(conn_sock); // close(2) with bytes unread: the kernel sends a reset
-    stage.server(format_args!("close({conn_fd}) = 0"));
-    // The reset, or the end of the stream where all was read: both make the socket readable.
-    let mut fds = [PollFd::new(client_sock.as_fd(), PollFlags::POLLIN)];
-    ensure!(poll(&mut fds, PollTimeout::try_from(LIMIT)?).at("poll", "")? > 0, "the client's socket heard nothing");
-    let next = [(); 2].map(|()| {
-        let next = send(client_fd, b"and on", MsgFlags::empty());
-        stage.client(format_args!("send({client_fd}, \"and on\", 6) = {}", returned(&next)));
-        next
-    });
-    let observed = match next {
-        _ if bytes_read == sent => Tells::Send,
-        _ if bytes_read == sent - send_queue => Tells::SendQueue,
-        [Err(errno), Err(Errno::EPIPE)] => Tells::Nobody(errno),
-        _ => Tells::NoError,
-    };
-    stage.verdict(question, observed, "only the other program knows; ask it for an answer of its own")
+fn largest(name: &str) -> Result<usize> {
+    let bytes = setting(&format!("net/ipv4/{name}")).get(2).copied().with_context(|| format!("no setting {name}"))?;
+    Ok(usize::try_from(bytes)?)
 }

@@ -8,7 +8,8 @@ use nix::sys::socket::{MsgFlags, recv, send};
 use shared::{At, Predicts, Stage, Verdict};
 use socket2::Socket;
 
-use super::{LIMIT, connected};
+use super::LIMIT;
+use crate::connection::connected;
 
 /// The lecture's receive buffer.
 const BUFFER: usize = 1024;
@@ -18,7 +19,7 @@ const BUFFER: usize = 1024;
 struct Heard {
     messages: Vec<Vec<u8>>,
     cut: bool,
-    /// It would go on calling recv at the end of the stream.
+    /// The receiver would go on calling recv at the end of the stream.
     spins: bool,
 }
 
@@ -41,12 +42,12 @@ pub fn framing(stage: &mut Stage) -> Result<Verdict> {
     text[BUFFER - 1] = b'\n'; // the last byte of the first block
     let half = "x".repeat(2 * BUFFER).into_bytes();
     let question = stage.ask(
-        "Three trials: a message of 2048 bytes with a newline in it, as byte 1024; two messages, \"first\" and \"second\", in one send; a sender that dies halfway. Who gets each right, or notices that it is not complete?",
+        "Three trials. In the first, byte 1024 of a message of 2048 bytes is a newline. In the second, one send has two messages, \"first\" and \"second\". In the third, the sender dies halfway. Which receivers get the first two right and notice the third?",
         [
-            ("the lecture's loop, split at \\n, length first", [true, true, true, false]),
-            ("split at \\n and length first", [false, true, true, false]),
+            ("the lecture's loop, split at \\n, and length first", [true, true, true, false]),
+            ("split at \\n, and length first", [false, true, true, false]),
             ("length first, and end of stream", [false, false, true, true]),
-            ("length first only", [false, false, true, false]),
+            ("only length first", [false, false, true, false]),
         ],
         Predicts { source: Some([true, true, true, false]), kit: [false, false, true, false] },
     )?;

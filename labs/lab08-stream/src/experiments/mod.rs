@@ -4,22 +4,20 @@ mod delivery;
 mod framing;
 mod header;
 mod messages;
+mod wire;
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd,
-    time::Duration,
-};
+use std::{os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Context, Result};
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::capture::CAPTURE;
+use kernel::need::{BUFFERS, LOOPBACK, PORTS};
 use kernel::{Pair, Row, tcp_socket, wait_until};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
 };
 use shared::{At, Experiment, Lesson, Stage, returned};
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 
 /// How long a call or a state may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
@@ -46,7 +44,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "sendall returns None when the data has been delivered successfully.",
             source: "notes ch.2, Sending a message using TCP connection",
-            needs: &[],
+            needs: &[BUFFERS],
             play: delivery::delivered,
         },
         Experiment {
@@ -68,39 +66,39 @@ pub const LESSON: Lesson = Lesson {
             play: delivery::no_reader,
         },
         Experiment {
-            id: "half-read",
-            starred: false,
-            minutes: 3,
-            claim: "send reports the number of bytes delivered; the application compares it with what it wanted.",
-            source: "notes ch.2, Sending a message using TCP connection",
-            needs: &[],
-            play: delivery::half_read,
-        },
-        Experiment {
             id: "framing",
             starred: false,
             minutes: 3,
             claim: "The receiver has to know how much will be sent: a terminator marks the end, or the first block tells the length.",
-            source: "notes ch.2, Ensuring Packet Arrival Order; the question of the blocks is ours",
+            source: "notes ch.2, Ensuring Packet Arrival Order",
             needs: &[],
             play: framing::framing,
         },
         Experiment {
             id: "in-order",
             starred: false,
-            minutes: 3,
+            minutes: 4,
             claim: "The data is delivered in the order in which it was sent; no routine of our own is needed for that.",
-            source: "notes ch.2, Ensuring Packet Arrival Order; the question of the blocks is ours",
-            needs: &[],
-            play: messages::in_order,
+            source: "notes ch.2, Ensuring Packet Arrival Order",
+            needs: &[CAPTURE],
+            play: wire::in_order,
+        },
+        Experiment {
+            id: "nagle",
+            starred: false,
+            minutes: 6,
+            claim: "The data is sent in blocks, and for each block the remote end sends an acknowledgement.",
+            source: "notes ch.2, Sending a message using TCP connection",
+            needs: &[CAPTURE],
+            play: wire::nagle,
         },
         Experiment {
             id: "header",
             starred: false,
-            minutes: 3,
+            minutes: 4,
             claim: "In the TCP header the window size has 4 bytes, and the options have 4 bytes.",
             source: "notes ch.2, TCP packet/header",
-            needs: &[header::CAPTURE],
+            needs: &[CAPTURE],
             play: header::header,
         },
     ],
@@ -111,25 +109,6 @@ pub const LESSON: Lesson = Lesson {
         ("sheet", "cargo run -p lab08-stream -- sheet"),
     ],
 };
-
-/// A connection: the client's socket and the one accept returned. A call that waits longer than LIMIT fails.
-pub fn connected() -> Result<(Socket, Socket)> {
-    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
-    listen_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", any_port)?; // accept hears it too
-    listen_sock.bind(&any_port.into()).at("bind", any_port)?;
-    listen_sock.listen(0).at("listen", any_port)?;
-    let server_addr = listen_sock.local_addr().at("getsockname", any_port)?.as_socket().context("not an IP socket")?;
-
-    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
-    let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
-    for sock in [&client_sock, &conn_sock] {
-        sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
-        sock.set_write_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
-    }
-    Ok((client_sock, conn_sock))
-}
 
 /// The lecture's big message, each greeting with its number so that one out of order would show.
 fn big_message() -> Vec<u8> {
@@ -143,6 +122,9 @@ fn send_all(stage: &mut Stage, sock: &Socket, message: &[u8]) -> (usize, Option<
     let mut sent = 0;
     while sent < message.len() {
         let taken = send(fd, &message[sent..], MsgFlags::empty());
+        if taken == Err(Errno::EINTR) {
+            continue; // Ctrl-Z, then fg: with SO_SNDTIMEO send is not restarted, signal(7)
+        }
         stage.client(format_args!("send({fd}, {}) = {}", message.len() - sent, returned(&taken)));
         match taken {
             Ok(bytes_sent) => sent += bytes_sent,

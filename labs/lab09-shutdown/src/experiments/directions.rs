@@ -1,11 +1,16 @@
 //! One direction closed, the other one open.
 
-use std::{net::Shutdown, os::fd::AsRawFd};
+use std::{
+    net::Shutdown,
+    os::fd::{AsFd, AsRawFd},
+};
 
 use anyhow::{Result, ensure};
-use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
+use kernel::{Counters, Pair, State, tcp_socket, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
+    libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv, send},
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
@@ -14,12 +19,14 @@ use super::{LIMIT, connected_pair};
 
 /// Far more than both buffers hold: 10 MB.
 const ANSWER: usize = 10_000_000;
+/// Not in nix; see poll(2).
+const POLLRDHUP: PollFlags = PollFlags::from_bits_retain(libc::POLLRDHUP);
 
 pub fn half_close(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
     enum Gets {
         Nothing,
-        WhatWasUnderWay,
+        OneBuffer,
         All,
     }
     let (client_sock, conn_sock) = connected_pair()?;
@@ -39,9 +46,9 @@ pub fn half_close(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
         "The server reads to the end and answers with 10 MB. How much of it does the client get?",
         [
-            ("nothing: its connection is closed", Gets::Nothing),
-            ("what its receive buffer holds: it acknowledges no more", Gets::WhatWasUnderWay),
-            ("all of it", Gets::All),
+            ("nothing: it has closed its connection", Gets::Nothing),
+            ("one buffer full: its kernel acknowledges no more", Gets::OneBuffer),
+            ("all of it: it can still receive", Gets::All),
         ],
         Predicts { source: Some(Gets::All), kit: Gets::All },
     )?;
@@ -73,37 +80,34 @@ pub fn half_close(stage: &mut Stage) -> Result<Verdict> {
 
     drop(conn_sock); // close(2): FIN
     stage.server(format_args!("close({conn_fd}) = 0"));
-    let end = recv(client_fd, &mut buffer, MsgFlags::empty());
-    stage.client(format_args!("recv({client_fd}, 65536) = {}", returned(&end)));
     if bytes_read == ANSWER {
         wait_for_state(client, Some(State::TimeWait), LIMIT)?;
         wait_for_state(server, None, LIMIT)?;
     }
+    let end = recv(client_fd, &mut buffer, MsgFlags::empty());
+    stage.client(format_args!("recv({client_fd}, 65536) = {}", returned(&end)));
     stage.kernel([("client", client), ("server", server)])?;
     let observed = match bytes_read {
         ANSWER if end == Ok(0) => Gets::All,
         0 => Gets::Nothing,
-        _ => Gets::WhatWasUnderWay,
+        _ => Gets::OneBuffer,
     };
-    stage.verdict(question, observed, "only its sending side is closed; 10 MB still arrive")
+    stage.verdict(question, observed, "the client closed only its sending side: all 10 MB arrive")
 }
 
 pub fn shut_rd(stage: &mut Stage) -> Result<Verdict> {
-    #[derive(Debug, PartialEq)]
-    enum Recv {
-        Refused,
-        Empty,
-        Blocks,
-        Delivers,
-    }
     let (client_sock, conn_sock) = connected_pair()?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
     let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
 
+    let says = |event| poll(&mut [PollFd::new(client_sock.as_fd(), event)], PollTimeout::ZERO) == Ok(1);
+    ensure!(!says(PollFlags::POLLIN) && !says(POLLRDHUP), "poll says something before anything happened");
     client_sock.shutdown(Shutdown::Read).at("shutdown", "")?;
     stage.client(format_args!("shutdown({client_fd}, SHUT_RD) = 0"));
+    ensure!(says(PollFlags::POLLIN) && says(POLLRDHUP), "poll says nothing after SHUT_RD");
+    stage.client("poll says POLLIN and POLLRDHUP, though nothing came");
     let empty = recv(client_fd, &mut [0; 1024], MsgFlags::empty());
-    stage.client(format_args!("recv({client_fd}, 1024) = {}  nothing came, and it does not block", returned(&empty)));
+    stage.client(format_args!("recv({client_fd}, 1024) = {}  and it does not block", returned(&empty)));
     ensure!(empty == Ok(0), "recv returned {empty:?} with nothing received");
     stage.kernel([("client", client), ("server", server)])?;
 
@@ -114,15 +118,15 @@ pub fn shut_rd(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
         "The client calls recv again. What does it return?",
         [
-            ("-1: receiving is not allowed", Recv::Refused),
-            ("0, as before: the bytes are thrown away", Recv::Empty),
-            ("nothing: now it blocks", Recv::Blocks),
-            ("3: the bytes are there", Recv::Delivers),
+            ("-1 ENOTCONN: recv is not allowed any more", Err(Errno::ENOTCONN)),
+            ("-1 ECONNRESET: its kernel refused the bytes", Err(Errno::ECONNRESET)),
+            ("0: its kernel threw the bytes away", Ok(0)),
+            ("3: its kernel kept the bytes", Ok(3)),
         ],
-        Predicts { source: Some(Recv::Refused), kit: Recv::Delivers },
+        Predicts { source: Some(Err(Errno::ENOTCONN)), kit: Ok(3) },
     )?;
-    let sender = wait_until("an acknowledgement of the server's bytes", LIMIT, || {
-        Ok(tcp_socket(server)?.filter(|row| row.send_queue == 0))
+    let sender = wait_until("an answer to the server's bytes", LIMIT, || {
+        Ok(tcp_socket(server)?.filter(|row| row.send_queue == 0 || row.state != State::Established))
     })?;
     let unread = tcp_socket(client)?.map_or(0, |row| row.recv_queue);
     stage.say("kernel", format_args!("server unacknowledged {}   client unread {unread}", sender.send_queue));
@@ -130,14 +134,72 @@ pub fn shut_rd(stage: &mut Stage) -> Result<Verdict> {
     let mut buffer = [0; 1024];
     let received = recv(client_fd, &mut buffer, MsgFlags::empty());
     stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&received)));
+    ensure!(received != Ok(3) || &buffer[..3] == b"abc", "other bytes than those sent: {:?}", &buffer[..3]);
     let again = recv(client_fd, &mut [0; 1024], MsgFlags::empty());
     stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&again)));
     stage.kernel([("client", client), ("server", server)])?;
-    let observed = match received {
-        Ok(3) if &buffer[..3] == b"abc" => Recv::Delivers,
-        Ok(_) => Recv::Empty,
-        Err(Errno::EAGAIN) => Recv::Blocks,
-        Err(_) => Recv::Refused,
-    };
-    stage.verdict(question, observed, "what arrives is acknowledged and delivered; only an empty recv gives 0")
+    stage.verdict(
+        question,
+        received,
+        "what arrives is acknowledged and delivered; recv gives 0 only when nothing is there",
+    )
+}
+
+pub fn shut_rdwr(stage: &mut Stage) -> Result<Verdict> {
+    let (client_sock, conn_sock) = connected_pair()?;
+    let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
+    let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
+
+    let sent = send(conn_fd, b"early", MsgFlags::empty());
+    stage.server(format_args!("send({conn_fd}, \"early\", 5) = {}", returned(&sent)));
+    wait_until("the server's bytes", LIMIT, || Ok(tcp_socket(client)?.filter(|row| row.recv_queue == 5)))?;
+    client_sock.shutdown(Shutdown::Both).at("shutdown", "")?;
+    stage.client(format_args!("shutdown({client_fd}, SHUT_RDWR) = 0"));
+    wait_for_state(client, Some(State::FinWait2), LIMIT)?;
+    stage.kernel([("client", client), ("server", server)])?;
+    let unread = tcp_socket(client)?.map_or(0, |row| row.recv_queue);
+    stage.say("kernel", format_args!("client unread {unread}"));
+
+    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server.local.port()));
+    let question = stage.ask(
+        "Now the server sends \"late\", 4 bytes. Then the client calls recv twice. What do these two calls return?",
+        [
+            ("-1 ENOTCONN, -1 ENOTCONN", [Err(Errno::ENOTCONN); 2]),
+            ("0, 0", [Ok(0); 2]),
+            ("5, 4", [Ok(5), Ok(4)]),
+            ("5, -1 ECONNRESET", [Ok(5), Err(Errno::ECONNRESET)]),
+            ("-1 ECONNRESET, 0", [Err(Errno::ECONNRESET), Ok(0)]),
+        ],
+        Predicts { source: Some([Err(Errno::ENOTCONN); 2]), kit: [Ok(5), Err(Errno::ECONNRESET)] },
+    )?;
+    let before = Counters::read()?;
+    let sent = send(conn_fd, b"late", MsgFlags::empty());
+    stage.server(format_args!("send({conn_fd}, \"late\", 4) = {}", returned(&sent)));
+    wait_until("an answer to the late bytes", LIMIT, || {
+        Ok(tcp_socket(server)?.is_none_or(|row| row.send_queue == 0).then_some(()))
+    })?;
+    stage.kernel([("client", client), ("server", server)])?;
+    stage.counted(&before, ["TCPAbortOnData", "OutRsts"])?;
+    let first = recv(client_fd, &mut [0; 5], MsgFlags::empty());
+    stage.client(format_args!("recv({client_fd}, 5) = {}", returned(&first)));
+    let second = recv(client_fd, &mut [0; 1024], MsgFlags::empty());
+    stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&second)));
+
+    stage.say("again", "SHUT_RD, and SHUT_WR after it");
+    let (client_sock, conn_sock) = connected_pair()?;
+    let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
+    let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
+    client_sock.shutdown(Shutdown::Read).at("shutdown", "")?;
+    stage.client(format_args!("shutdown({client_fd}, SHUT_RD) = 0"));
+    client_sock.shutdown(Shutdown::Write).at("shutdown", "")?;
+    stage.client(format_args!("shutdown({client_fd}, SHUT_WR) = 0"));
+    wait_for_state(client, Some(State::FinWait2), LIMIT)?;
+    let sent = send(conn_fd, b"late", MsgFlags::empty());
+    stage.server(format_args!("send({conn_fd}, \"late\", 4) = {}", returned(&sent)));
+    wait_for_state(client, None, LIMIT)?; // a reset ended both
+    stage.kernel([("client", client), ("server", server)])?;
+    let reset = recv(client_fd, &mut [0; 1024], MsgFlags::empty());
+    stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&reset)));
+    ensure!(reset == Err(Errno::ECONNRESET), "after SHUT_RD and SHUT_WR recv returned {reset:?}");
+    stage.verdict(question, [first, second], "what came before is still read; what comes later draws a reset")
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::need::{LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, LOOPBACK, PORTS, TIME_WAIT_BUCKETS};
 use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
@@ -26,9 +26,9 @@ pub const LESSON: Lesson = Lesson {
             id: "half-close",
             starred: true,
             minutes: 5,
-            claim: "A client that is done sending closes that direction and goes on to receive; the server's recv comes back empty.",
+            claim: "A client that is done sending closes that direction and goes on to receive. The server's recv returns an empty buffer.",
             source: "notes ch.2, TCP socket shutdown routines",
-            needs: &[],
+            needs: &[BUFFERS, TIME_WAIT_BUCKETS],
             play: directions::half_close,
         },
         Experiment {
@@ -44,7 +44,7 @@ pub const LESSON: Lesson = Lesson {
             id: "unread-input",
             starred: true,
             minutes: 5,
-            claim: "Graceful shutdown: all data is sure to be delivered, also after an end has shut down.",
+            claim: "TCP shuts down gracefully: after an end has shut down, all data is still delivered.",
             source: "notes ch.2, TCP Protocol, features; what is graceful is the question",
             needs: &[],
             play: lost::unread_input,
@@ -64,17 +64,17 @@ pub const LESSON: Lesson = Lesson {
             minutes: 3,
             claim: "If data cannot be delivered, the send or receive that is issued then reports an error.",
             source: "notes ch.2, Handling broken pipe exceptions",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: lost::first_send,
         },
         Experiment {
-            id: "copies",
+            id: "shut-rdwr",
             starred: false,
-            minutes: 3,
-            claim: "shutdown closes one or both directions; close closes the descriptor.",
-            source: "notes ch.2, TCP socket shutdown routines; the question is ours",
+            minutes: 5,
+            claim: "After shutdown(SHUT_RDWR) sending and receiving are not allowed any more.",
+            source: "notes ch.2, TCP socket shutdown routines",
             needs: &[],
-            play: descriptors::copies,
+            play: directions::shut_rdwr,
         },
         Experiment {
             id: "linger-0",
@@ -82,7 +82,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 3,
             claim: "TCP shuts a connection down gracefully.",
             source: "notes ch.2, TCP Protocol, features; the question is ours",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: lost::linger_0,
         },
         Experiment {
@@ -96,10 +96,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab09-shutdown -- server"),
-        ("", "cargo run -p lab09-shutdown -- client  (--how wr|rd|rdwr|close|reset)"),
+        ("by hand", "cargo lab09 server"),
+        ("", "cargo lab09 client  (--how wr|rd|rdwr|close|reset)"),
         ("watch", "scripts/states.sh 7777 --watch"),
-        ("sheet", "cargo run -p lab09-shutdown -- sheet"),
+        ("sheet", "cargo lab09 sheet"),
     ],
 };
 

@@ -1,182 +1,147 @@
-//! Which end stays behind, and what becomes of an end whose process is gone.
+//! Which end is left in TIME-WAIT.
 
 use std::{
-    net::{Ipv4Addr, Shutdown, SocketAddr},
-    os::fd::{AsFd, AsRawFd},
+    net::Shutdown,
+    os::fd::{AsRawFd, RawFd},
 };
 
-use anyhow::{Context, Result, ensure};
-use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
+use anyhow::{Result, ensure};
+use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until, window};
 use nix::{
     errno::Errno,
-    poll::{PollFd, PollFlags, poll},
-    sys::{
-        signal::{Signal, kill},
-        socket::{MsgFlags, recv, send},
-    },
+    sys::socket::{MsgFlags, recv, send},
 };
-use shared::{At, Predicts, Role, Stage, Verdict, returned};
-use socket2::{Domain, Socket, Type};
+use shared::{At, Predicts, Stage, Verdict, returned};
+use socket2::Socket;
 
-use super::{LIMIT, acknowledged, connected_pair, listening};
+use crate::connection::{LIMIT, acknowledged, connected_pair, listening, readable};
 
-/// Once a buffer has had no room for so long, it is full: acknowledgements are on their way for microseconds.
-const NO_ROOM_MS: u8 = 50;
-
-/// The ends that are left in TIME-WAIT: client's, server's.
+/// Whether the client's end and the server's end are left in TIME-WAIT.
 type Left = (bool, bool);
 
 pub fn closes_first(stage: &mut Stage) -> Result<Verdict> {
+    let (listen_sock, server_addr) = listening()?;
     let question = stage.ask(
-        "Three connections are closed: by the client first, by the server first, by both at once. Who has TIME-WAIT?",
+        "Connection 1 is closed by the client first, connection 2 by the server first. Which ends are left in \
+         TIME-WAIT?",
         [
-            ("always the client: it opened the connection", [(true, false); 3]),
-            ("always the server: its port is the one that is busy", [(false, true); 3]),
-            ("always both: each has sent a FIN", [(true, true); 3]),
-            ("who closed last; both if at once", [(false, true), (true, false), (true, true)]),
-            ("who closed first; both if at once", [(true, false), (false, true), (true, true)]),
+            ("the client's in each: it opened the connection", [(true, false); 2]),
+            ("the server's in each: its port stays busy", [(false, true); 2]),
+            ("the end that closed first", [(true, false), (false, true)]),
+            ("the end that closed last", [(false, true), (true, false)]),
         ],
-        Predicts { source: None, kit: [(true, false), (false, true), (true, true)] },
+        Predicts { source: None, kit: [(true, false), (false, true)] },
     )?;
-    let (listen_sock, server_addr) = listening(false)?;
 
-    stage.say("first", "the client");
+    stage.say("first", "the client closes connection 1");
     let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let client_first = one_first(stage, ("client", client_sock), ("server", conn_sock))?;
 
-    stage.say("first", "the server");
+    stage.say("first", "the server closes connection 2");
     let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let (server, client) = one_first(stage, ("server", conn_sock), ("client", client_sock))?;
 
-    stage.say("at once", "each FIN is sent behind bytes that the other end has no room for");
-    let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
-    let at_once = both_at_once(stage, client_sock, conn_sock)?;
-
-    let observed = [client_first, (client, server), at_once];
-    stage.verdict(question, observed, "the end that closes first has it; both if they close at once")
+    stage.verdict(question, [client_first, (client, server)], "the end that closes first is left in TIME-WAIT")
 }
 
-/// One end closes, the other hears of it and closes too.
+/// One end closes; the other end reads the end of the stream and closes, too. Returns which is left: first, second.
 fn one_first(stage: &mut Stage, first: (&str, Socket), second: (&str, Socket)) -> Result<Left> {
     let ((first_name, first_sock), (second_name, second_sock)) = (first, second);
     let (first_end, second_end) = (Pair::of(&first_sock)?, Pair::of(&second_sock)?);
     let (first_fd, second_fd) = (first_sock.as_raw_fd(), second_sock.as_raw_fd());
     drop(first_sock); // close(2): FIN
     stage.say(first_name, format_args!("close({first_fd}) = 0"));
+    readable(&second_sock)?;
     let bytes_read = recv(second_fd, &mut [0; 8], MsgFlags::empty());
     stage.say(second_name, format_args!("recv({second_fd}, 8) = {}", returned(&bytes_read)));
     ensure!(bytes_read == Ok(0), "recv did not return end of stream");
     acknowledged(first_end)?;
     drop(second_sock); // close(2): the other FIN
     stage.say(second_name, format_args!("close({second_fd}) = 0"));
-    settled(stage, [(first_name, first_end), (second_name, second_end)])
+    at_rest([first_end, second_end])?;
+    let [first, second] = stage.kernel([(first_name, first_end), (second_name, second_end)])?;
+    Ok((first == Some(State::TimeWait), second == Some(State::TimeWait)))
 }
 
-/// Both ends are full of bytes that nobody reads; so both FINs wait behind them, and neither end knows of the other's.
-fn both_at_once(stage: &mut Stage, client_sock: Socket, conn_sock: Socket) -> Result<Left> {
+pub fn both_at_once(stage: &mut Stage) -> Result<Verdict> {
+    let (listen_sock, server_addr) = listening()?;
+    let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
-    for sock in [&client_sock, &conn_sock] {
-        fill(sock)?;
-    }
-    client_sock.shutdown(Shutdown::Write).at("shutdown", "")?;
+    fill(stage, "client", &client_sock)?;
+    fill(stage, "server", &conn_sock)?;
+
+    let question = stage.ask(
+        "Both receive windows are full, so a FIN waits behind unsent bytes. Each end sends its FIN before the FIN of \
+         the other end has arrived. Which ends are left in TIME-WAIT?",
+        [
+            ("the client's end only", (true, false)),
+            ("the server's end only", (false, true)),
+            ("the client's end and the server's end", (true, true)),
+            ("no end: each FIN acknowledges the other", (false, false)),
+        ],
+        Predicts { source: None, kit: (true, true) },
+    )?;
+    client_sock.shutdown(Shutdown::Write).at("shutdown", "")?; // close(2) with unread bytes would send a reset
     stage.client(format_args!("shutdown({client_fd}, SHUT_WR) = 0"));
     conn_sock.shutdown(Shutdown::Write).at("shutdown", "")?;
     stage.server(format_args!("shutdown({conn_fd}, SHUT_WR) = 0"));
     let states = stage.kernel([("client", client), ("server", server)])?;
-    ensure!(states == [Some(State::FinWait1); 2], "both FINs should be on their way: {states:?}");
+    ensure!(states == [Some(State::FinWait1); 2], "each end should have closed before it got a FIN");
 
-    to_the_end(client_fd)?;
-    wait_for_state(client, Some(State::Closing), LIMIT)?; // it has the other FIN before the other end has its own
+    read_to_the_end(stage, "client", &client_sock)?;
+    wait_for_state(client, Some(State::Closing), LIMIT)?; // the server's FIN has come; its own still waits
     wait_for_state(server, Some(State::FinWait2), LIMIT)?;
-    stage.client("read all, and the server's FIN");
     stage.kernel([("client", client), ("server", server)])?;
-    to_the_end(conn_fd)?;
-    stage.server("read all, and the client's FIN");
-    let left = settled(stage, [("client", client), ("server", server)]);
+    read_to_the_end(stage, "server", &conn_sock)?;
+    at_rest([client, server])?;
+    let [client, server] = stage.kernel([("client", client), ("server", server)])?;
     drop((client_sock, conn_sock)); // close(2): nothing is left to be sent
-    left
+    let left = (client == Some(State::TimeWait), server == Some(State::TimeWait));
+    stage.verdict(question, left, "both ends are left in TIME-WAIT if they close at once")
 }
 
-/// Sends until neither the other end's window nor this end's buffer has room.
-fn fill(sock: &Socket) -> Result<()> {
+/// Sends until the other end's receive window is full and this end's send buffer, too.
+fn fill(stage: &mut Stage, name: &str, sock: &Socket) -> Result<()> {
+    let fd = sock.as_raw_fd();
+    let (mut calls, mut total) = (0, 0);
     loop {
-        match send(sock.as_raw_fd(), &[b'a'; 65536], MsgFlags::MSG_DONTWAIT) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => {
-                let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-                if poll(&mut fds, NO_ROOM_MS) == Ok(0) {
-                    return Ok(());
-                }
-            }
+        match send(fd, &[b'a'; 65536], MsgFlags::MSG_DONTWAIT) {
+            Ok(bytes_sent) => (calls, total) = (calls + 1, total + bytes_sent),
+            Err(Errno::EAGAIN) if window::is_full(sock)? => break,
+            Err(Errno::EAGAIN | Errno::EINTR) => {}
             Err(errno) => return Ok(Err(errno).at("send", "")?),
         }
     }
-}
-
-fn to_the_end(fd: i32) -> Result<()> {
-    let mut buffer = vec![0; 65536];
-    while recv(fd, &mut buffer, MsgFlags::empty()).at("recv", "")? > 0 {}
+    stage.say(name, format_args!("send({fd}, 65536) x{calls} = {total} bytes, and no room for more"));
     Ok(())
 }
 
-/// Waits until the last acknowledgement is there, prints both states, says who is left.
-fn settled(stage: &mut Stage, ends: [(&str, Pair); 2]) -> Result<Left> {
-    let on_the_way = |state| matches!(state, State::FinWait1 | State::LastAck | State::Closing | State::FinWait2);
-    wait_until("both ends at rest", LIMIT, || {
-        for (_, pair) in ends {
-            if tcp_socket(pair)?.is_some_and(|row| on_the_way(row.state)) {
+fn read_to_the_end(stage: &mut Stage, name: &str, sock: &Socket) -> Result<()> {
+    let fd: RawFd = sock.as_raw_fd();
+    let mut buffer = vec![0; 65536];
+    let (mut calls, mut total) = (0, 0);
+    loop {
+        readable(sock)?;
+        let bytes_read = recv(fd, &mut buffer, MsgFlags::empty()).at("recv", "")?;
+        (calls, total) = (calls + 1, total + bytes_read);
+        if bytes_read == 0 {
+            break;
+        }
+    }
+    stage.say(name, format_args!("recv({fd}, 65536) x{calls} = {total} bytes, the last call 0: end of stream"));
+    Ok(())
+}
+
+/// Waits until neither end has a segment under way.
+fn at_rest(ends: [Pair; 2]) -> Result<()> {
+    let under_way = |state| matches!(state, State::FinWait1 | State::LastAck | State::Closing | State::FinWait2);
+    wait_until("TIME-WAIT or no row at each end", LIMIT, || {
+        for pair in ends {
+            if tcp_socket(pair)?.is_some_and(|row| under_way(row.state)) {
                 return Ok(None);
             }
         }
         Ok(Some(()))
-    })?;
-    let [first, second] = stage.kernel(ends)?.map(|state| state == Some(State::TimeWait));
-    Ok((first, second))
-}
-
-pub fn killed(stage: &mut Stage) -> Result<Verdict> {
-    let mut role = Role::start(&["server", "127.0.0.1:0"])?;
-    let line = role.line_with(" is in listening state")?;
-    let server_addr: SocketAddr = line.split_whitespace().nth(1).context("no address")?.parse()?;
-    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    client_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
-    let connected = client_sock.connect(&server_addr.into());
-    let client_fd = client_sock.as_raw_fd();
-    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&connected)));
-    connected.at("connect", server_addr)?;
-    role.wait_for("New client connected from")?;
-    let client = Pair::of(&client_sock)?;
-    let server = client.other_end();
-    let listener = Pair { local: server_addr, peer: (Ipv4Addr::UNSPECIFIED, 0).into() };
-    stage.kernel([("listener", listener), ("server", server), ("client", client)])?;
-
-    stage.look(format_args!("scripts/states.sh {} --watch", server_addr.port()));
-    let question = stage.ask(
-        "The server's process is killed with kill -9, so it closes nothing. What is left of its two sockets?",
-        [
-            ("both, until a time-out: nobody has closed them", (Some(State::Listen), Some(State::Established))),
-            ("nothing: the client gets a reset", (None, None)),
-            ("what close would leave: a FIN was sent, FIN-WAIT-2", (None, Some(State::FinWait2))),
-            ("the connection in TIME-WAIT", (None, Some(State::TimeWait))),
-        ],
-        Predicts { source: Some((Some(State::Listen), Some(State::Established))), kit: (None, Some(State::FinWait2)) },
-    )?;
-    kill(role.pid(), Signal::SIGKILL).at("kill", "")?;
-    role.wait_for_end()?;
-    stage.say("kill -9", format_args!("process {} is gone", role.pid()));
-    let bytes_read = recv(client_fd, &mut [0; 8], MsgFlags::empty());
-    stage.client(format_args!("recv({client_fd}, 8) = {}", returned(&bytes_read)));
-    wait_until("the FIN acknowledged", LIMIT, || {
-        Ok(tcp_socket(server)?.is_none_or(|row| row.state != State::FinWait1).then_some(()))
-    })?;
-    let [listener, left, _] = stage.kernel([("listener", listener), ("server", server), ("client", client)])?;
-
-    // And on to TIME-WAIT, though there is no process any more.
-    drop(client_sock); // close(2)
-    stage.client(format_args!("close({client_fd}) = 0"));
-    let row = wait_for_state(server, Some(State::TimeWait), LIMIT)?.context("no row")?;
-    ensure!(row.inode == 0, "a socket without a process has inode {}", row.inode);
-    stage.say("kernel", format_args!("server {}, inode {}: no process, no descriptor", row.state, row.inode));
-    stage.verdict(question, (listener, left), "the kernel closes what the process had; the rest needs no process")
+    })
 }

@@ -1,29 +1,29 @@
-//! A port is used up only towards one address.
+//! A port is used up only towards one address; and who may use a pair of addresses again before its TIME-WAIT is over.
 
 use std::{
-    fs, io,
-    net::SocketAddr,
+    io,
+    net::{Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
-    process,
-    time::{Duration, Instant},
+    process, thread,
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
-use kernel::{Need, Pair, State, wait_for_state, wait_until};
-use nix::{libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
+use anyhow::{Context, Result, bail, ensure};
+use kernel::{Counters, Need, Pair, Patience, State, setting, tcp_socket, wait_for_state};
+use nix::{errno::Errno, libc, setsockopt_impl, sockopt_impl, sys::socket::setsockopt};
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, acknowledged, listening};
+use crate::connection::{LIMIT, accepted_from, acknowledged, listening};
 
 /// Not in libc: include/uapi/linux/in.h.
 const IP_LOCAL_PORT_RANGE: i32 = 51;
-const RANGE_OF_THE_KERNEL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-const TW_REUSE: &str = "/proc/sys/net/ipv4/tcp_tw_reuse";
 /// How often to look for ports that nobody has.
-const TRIES: u32 = 100;
-/// A success this early is luck: on older kernels the second that has to pass is one of the clock.
-const FIRST_MOMENT: Duration = Duration::from_millis(100);
+const TRIES: u64 = 100;
+/// Between two connects from the same port; as the question's output says.
+const BETWEEN_CONNECTS: Duration = Duration::from_millis(50);
+/// How often the clock may spoil the first connect on Linux before 6.14: see [`tw_reuse`].
+const ROUNDS: u32 = 5;
 
 sockopt_impl!(
     /// From which ports connect chooses: lower bound | upper bound << 16. See ip(7).
@@ -41,104 +41,191 @@ pub const PORT_RANGE: Need = Need {
 
 /// connect may take over a TIME-WAIT, on loopback at least.
 pub const REUSE: Need = Need {
-    what: "tcp_tw_reuse=2, tcp_tw_reuse_delay=1000 and tcp_timestamps=1 in net.ipv4, as by default",
-    provided_by: "as root: sysctl net.ipv4.tcp_tw_reuse=2, and so on",
+    what: "tcp_tw_reuse, tcp_tw_reuse_delay and tcp_timestamps as by default",
+    provided_by: "sysctl -w net.ipv4.tcp_tw_reuse=2 net.ipv4.tcp_tw_reuse_delay=1000 net.ipv4.tcp_timestamps=1",
     met: || {
-        let on = |file| fs::read_to_string(file).is_ok_and(|value| value.trim() != "0");
-        // Since Linux 6.14; before, it is a second of the clock.
-        let delay = fs::read_to_string("/proc/sys/net/ipv4/tcp_tw_reuse_delay").unwrap_or("1000".into());
-        on(TW_REUSE) && on("/proc/sys/net/ipv4/tcp_timestamps") && delay.trim() == "1000"
+        let on = |name| setting(name).first().is_some_and(|value| *value > 0);
+        on("net/ipv4/tcp_tw_reuse") && on("net/ipv4/tcp_timestamps") && reuse_delay().is_none_or(|ms| ms == 1000)
     },
 };
+
+/// After how many milliseconds, since Linux 6.14. Before, it is the next second of the clock.
+fn reuse_delay() -> Option<u64> {
+    setting("net/ipv4/tcp_tw_reuse_delay").first().copied()
+}
 
 /// The first and the last port of a range.
 type Range = (u16, u16);
 
 pub fn pairs(stage: &mut Stage) -> Result<Verdict> {
-    let (_first_sock, first_addr) = listening(false)?;
-    let (_second_sock, second_addr) = listening(false)?;
-    let (range, _socks) = taken(2, first_addr)?;
+    let (first_listen_sock, first_addr) = listening()?;
+    let (second_listen_sock, second_addr) = listening()?;
+    let (range, _socks) = taken(2, &first_listen_sock, first_addr)?;
     stage.say("setting", format_args!("connect may choose from two ports only, {} and {}", range.0, range.1));
-    stage.client(format_args!("has two connections to {first_addr}, one from each"));
+    stage.client(format_args!("has two connections to {first_addr}, one from each port"));
 
     stage.look(format_args!("ss -tan 'sport = :{} or sport = :{}'", range.0, range.1));
     let question = stage.ask(
-        "Two more connects with this range: one to the same server, one to another. What do they return?",
+        "The client connects twice more with this range: to the same server, and to another server. What happens?",
         [
-            ("both fail: both ports are taken", (false, false)),
-            ("the same server: fails. The other: succeeds", (false, true)),
-            ("both succeed: any number of connections share a port", (true, true)),
+            ("same server: no port left; other server: no port left", [Err(Errno::EADDRNOTAVAIL); 2]),
+            ("same server: no port left; other server: connected", [Err(Errno::EADDRNOTAVAIL), Ok(())]),
+            ("same server: connected; other server: connected", [Ok(()), Ok(())]),
         ],
-        Predicts { source: Some((false, false)), kit: (false, true) },
+        Predicts { source: Some([Err(Errno::EADDRNOTAVAIL); 2]), kit: [Err(Errno::EADDRNOTAVAIL), Ok(())] },
     )?;
-    let mut connects = |addr: SocketAddr| -> Result<(bool, Socket)> {
+    let mut connects = |addr: SocketAddr, listen_sock: &Socket| -> Result<(Result<(), Errno>, Socket)> {
         let sock = with_range(range)?;
         let connected = sock.connect(&addr.into());
-        let from = if connected.is_ok() { format!("  from {}", Pair::of(&sock)?.local) } else { String::new() };
+        let mut from = String::new();
+        if connected.is_ok() {
+            let client_addr = Pair::of(&sock)?.local;
+            accepted_from(listen_sock, client_addr)?;
+            from = format!("  from {client_addr}");
+        }
         stage.client(format_args!("connect({}, {addr}) = {}{from}", sock.as_raw_fd(), returned(&connected)));
-        Ok((connected.is_ok(), sock))
+        Ok((errno_of(&connected), sock))
     };
-    let (same, _same_sock) = connects(first_addr)?;
-    let (other, _other_sock) = connects(second_addr)?;
-    stage.verdict(question, (same, other), "a connection is a pair of addresses; a port is used up per server")
+    let (same, _same_sock) = connects(first_addr, &first_listen_sock)?;
+    let (other, _other_sock) = connects(second_addr, &second_listen_sock)?;
+    stage.verdict(question, [same, other], "a port is used up towards one server, not towards all")
+}
+
+pub fn at_the_server(stage: &mut Stage) -> Result<Verdict> {
+    let (listen_sock, server_addr) = listening()?;
+    // A port that no other connection has: connect alone may share one, see pairs, and bind would refuse it below.
+    let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
+    let client_fd = client_sock.as_raw_fd();
+    client_sock.bind(&any_port.into()).at("bind", any_port)?;
+    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+    let client = Pair::of(&client_sock)?;
+    stage.client(format_args!("connect({client_fd}, {server_addr}) = 0  from {}", client.local));
+    let conn_sock = accepted_from(&listen_sock, client.local)?;
+    let (server, conn_fd) = (client.other_end(), conn_sock.as_raw_fd());
+
+    drop(conn_sock); // close(2): FIN
+    stage.server(format_args!("close({conn_fd}) = 0"));
+    acknowledged(server)?;
+    drop(client_sock); // close(2): the other FIN
+    stage.client(format_args!("close({client_fd}) = 0"));
+    wait_for_state(server, Some(State::TimeWait), LIMIT)?;
+    stage.kernel([("server", server), ("client", client)])?;
+
+    let question = stage.ask(
+        "The server still listens. The client connects at once, from the same port as before. What does connect \
+         return?",
+        [
+            ("0: the new connection replaces TIME-WAIT", Ok(())),
+            ("EADDRNOTAVAIL: this pair of addresses is in use", Err(Errno::EADDRNOTAVAIL)),
+            ("ECONNREFUSED: TIME-WAIT answers with a reset", Err(Errno::ECONNREFUSED)),
+            ("ETIMEDOUT: TIME-WAIT answers nothing", Err(Errno::ETIMEDOUT)),
+        ],
+        Predicts { source: None, kit: Ok(()) },
+    )?;
+    let sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    let bound = sock.bind(&client.local.into());
+    stage.client(format_args!("bind({}, {}) = {}", sock.as_raw_fd(), client.local, returned(&bound)));
+    bound.at("bind", client.local)?;
+    stage.kernel([("server", server), ("client", client)])?;
+    let connected = sock.connect(&server_addr.into());
+    stage.client(format_args!("connect({}, {server_addr}) = {}", sock.as_raw_fd(), returned(&connected)));
+    if connected.is_ok() {
+        let _conn_sock = accepted_from(&listen_sock, client.local)?;
+        let states = stage.kernel([("server", server), ("client", client)])?;
+        ensure!(states == [Some(State::Established); 2], "the same pair of addresses should be connected");
+    }
+    stage.verdict(question, errno_of(&connected), "connect succeeds at once where TIME-WAIT is at the listening end")
 }
 
 pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
     enum Again {
         AtOnce,
-        AfterASecond,
+        WithinAboutASecond,
         NotSoon,
     }
-    let setting = fs::read_to_string(TW_REUSE).at("open", TW_REUSE)?;
-    let (listen_sock, server_addr) = listening(false)?;
-    stage.say("setting", format_args!("tcp_tw_reuse is {}; connect may choose from one port only", setting.trim()));
+    let (listen_sock, server_addr) = listening()?;
+    let reuse = setting("net/ipv4/tcp_tw_reuse").first().copied().context("no tcp_tw_reuse")?;
+    stage.say("setting", format_args!("tcp_tw_reuse is {reuse}; connect may choose from one port only"));
 
     let question = stage.ask(
-        "The client closes first, and connects to the same server from the same port. When does connect succeed?",
+        "The client closes first, and connects again and again to the same server from the same port. When does \
+         connect succeed?",
         [
-            ("at once: the old connection is closed", Again::AtOnce),
-            ("after about a second", Again::AfterASecond),
-            ("not within five seconds: after a minute, when TIME-WAIT is over", Again::NotSoon),
+            ("at the first try: the old connection is closed", Again::AtOnce),
+            ("within about a second, in spite of TIME-WAIT", Again::WithinAboutASecond),
+            ("not within five seconds: TIME-WAIT lasts a minute", Again::NotSoon),
         ],
-        Predicts { source: None, kit: Again::AfterASecond },
+        Predicts { source: None, kit: Again::WithinAboutASecond },
     )?;
-    // The first moment is short, and before Linux 6.14 a new second may begin in it: then once more.
-    for last_try in [false, false, false, false, true] {
-        let (range, mut socks) = taken(1, server_addr)?;
-        let client_sock = socks.pop().context("no connection")?;
+    for round in 1..=ROUNDS {
+        let (range, mut socks) = taken(1, &listen_sock, server_addr)?;
+        let (client_sock, conn_sock) = socks.pop().context("no connection")?;
         let client = Pair::of(&client_sock)?;
-        let conn_sock = accepted_from(&listen_sock, client.local)?;
-        let (client_fd, sock) = (client_sock.as_raw_fd(), with_range(range)?);
-        let closed = Instant::now();
+        let client_fd = client_sock.as_raw_fd();
+        let sock = with_range(range)?;
+        let fd = sock.as_raw_fd();
+        let before = Counters::read()?;
         drop(client_sock); // close(2): FIN
         acknowledged(client)?;
         drop(conn_sock); // close(2): the other FIN
         wait_for_state(client, Some(State::TimeWait), LIMIT)?;
-        let connected = sock.connect(&server_addr.into());
-        if connected.is_ok() && !last_try {
-            continue;
+
+        let mut patience = Patience::new(LIMIT);
+        let mut refused = 0;
+        let (seen, connected) = loop {
+            let seen = time_wait(client)?; // the last look before the connect
+            let connected = sock.connect(&server_addr.into());
+            if errno_of(&connected) != Err(Errno::EADDRNOTAVAIL) || patience.is_over() {
+                break (seen, connected);
+            }
+            refused += 1;
+            if refused == 1 {
+                stage.client(format_args!("close({client_fd}) = 0"));
+                stage.say("kernel", format_args!("client {seen}"));
+                stage.client(format_args!("connect({fd}, {server_addr}) = {}", returned(&connected)));
+                stage.say("wait", format_args!("a connect every 50 ms, for 5 s at most"));
+            }
+            thread::sleep(BETWEEN_CONNECTS); // a bounded poll: the limit is above
+        };
+        match refused {
+            0 => stage.client(format_args!("close({client_fd}) = 0")),
+            1 => {}
+            _ => stage.client(format_args!("connect({fd}, {server_addr}) x{} = -1 EADDRNOTAVAIL", refused - 1)),
         }
-        stage.client(format_args!("close({client_fd}) = 0"));
-        stage.client(format_args!("connect({}, {server_addr}) = {}", sock.as_raw_fd(), returned(&connected)));
-        stage.kernel([("client", client), ("server", client.other_end())])?;
-        if connected.is_ok() {
-            return stage.verdict(question, Again::AtOnce, "");
-        }
-        let seen = wait_until("connect from the same port", LIMIT, || {
-            let sock = with_range(range)?;
-            Ok(sock.connect(&server_addr.into()).is_ok().then_some(sock))
-        });
-        let Ok(sock) = seen else { return stage.verdict(question, Again::NotSoon, "") };
-        if closed.elapsed() < FIRST_MOMENT && !last_try {
-            stage.say("again", "a new second began just then");
-            continue;
-        }
-        stage.client(format_args!("connect({}, {server_addr}) = 0", sock.as_raw_fd()));
+        stage.say("kernel", format_args!("client {seen}"));
+        stage.client(format_args!("connect({fd}, {server_addr}) = {}", returned(&connected)));
         stage.kernel([("client", client)])?;
-        return stage.verdict(question, Again::AfterASecond, "connect may take over a TIME-WAIT older than a second");
+        stage.counted(&before, ["TWRecycled"])?;
+
+        let observed = match (errno_of(&connected), refused) {
+            (Ok(()), 0) => Again::AtOnce,
+            (Ok(()), _) => Again::WithinAboutASecond,
+            (Err(Errno::EADDRNOTAVAIL), _) => Again::NotSoon,
+            (Err(errno), _) => bail!("connect {server_addr}: {errno:?}"),
+        };
+        if observed == Again::AtOnce && reuse_delay().is_none() && round < ROUNDS {
+            stage.say("clock", "before Linux 6.14 the next second of the clock is enough, and it came: once more");
+            continue;
+        }
+        return stage.verdict(question, observed, "connect may take over a TIME-WAIT that is older than a second");
     }
-    bail!("this machine is too slow to see what happens in the first second")
+    bail!("no round was played")
+}
+
+/// What the kernel has of this end, which must be in TIME-WAIT.
+fn time_wait(end: Pair) -> Result<String> {
+    let row = tcp_socket(end)?.context("TIME-WAIT is gone")?;
+    ensure!(row.state == State::TimeWait, "TIME-WAIT has become {}", row.state);
+    let left = row.timer.context("TIME-WAIT without a timer")?;
+    Ok(format!("{}  timer {:.2} s", row.state, left.as_secs_f64()))
+}
+
+/// What connect returned, without its text.
+fn errno_of(connected: &io::Result<()>) -> Result<(), Errno> {
+    let errno = |error: &io::Error| error.raw_os_error().map_or(Errno::UnknownErrno, Errno::from_raw);
+    connected.as_ref().copied().map_err(errno)
 }
 
 /// A socket whose connect chooses its port from `range`.
@@ -149,35 +236,28 @@ fn with_range((first, last): Range) -> Result<Socket> {
     Ok(sock)
 }
 
-/// A range of `count` ports, each with a connection to `addr`: so nobody else can bind one of them.
-fn taken(count: u16, addr: SocketAddr) -> Result<(Range, Vec<Socket>)> {
+/// A range of `count` ports, each with a connection to `server_addr`, so nobody else can bind one of them; and both ends
+/// of each connection.
+fn taken(count: u16, listen_sock: &Socket, server_addr: SocketAddr) -> Result<(Range, Vec<(Socket, Socket)>)> {
     // The kernel heeds the socket's range only within its own: ip_local_port_range.
-    let bounds = fs::read_to_string(RANGE_OF_THE_KERNEL).at("open", RANGE_OF_THE_KERNEL)?;
-    let mut bounds = bounds.split_whitespace().map(str::parse::<u16>);
-    let (lowest, highest) = (bounds.next().context("no range")??, bounds.next().context("no range")??);
-    let room = u32::from(highest.saturating_sub(lowest).saturating_sub(count)).max(1);
+    let [lowest, highest] = setting("net/ipv4/ip_local_port_range")[..] else { bail!("no ip_local_port_range") };
+    let room = highest.saturating_sub(lowest + u64::from(count)).max(1);
     for attempt in 0..TRIES {
         // Different ports for each process and each attempt.
-        let first = lowest + ((process::id().wrapping_mul(7919) + attempt * 101) % room) as u16;
+        let first = (lowest + (u64::from(process::id()) * 7919 + attempt * 101) % room) as u16;
         let range = (first, first + count - 1);
-        let connect_one = |_| {
-            let sock = with_range(range)?;
-            Ok(sock.connect(&addr.into()).map(|()| sock))
+        let connect_one = |_| -> Result<Option<(Socket, Socket)>> {
+            let client_sock = with_range(range)?;
+            match errno_of(&client_sock.connect(&server_addr.into())) {
+                Err(Errno::EADDRNOTAVAIL) => return Ok(None), // somebody has a port of the range
+                connected => connected.at("connect", server_addr)?,
+            }
+            let conn_sock = accepted_from(listen_sock, Pair::of(&client_sock)?.local)?;
+            Ok(Some((client_sock, conn_sock)))
         };
-        let socks: Result<io::Result<Vec<Socket>>> = (0..count).map(connect_one).collect();
-        if let Ok(socks) = socks? {
+        if let Some(socks) = (0..count).map(connect_one).collect::<Result<Option<Vec<_>>>>()? {
             return Ok((range, socks));
         }
     }
     bail!("no {count} ports in a row are free, in {TRIES} attempts")
-}
-
-/// The server's end of the connection with this client; connections of earlier attempts are passed over.
-fn accepted_from(listen_sock: &Socket, client_addr: SocketAddr) -> Result<Socket> {
-    loop {
-        let (conn_sock, peer_addr) = listen_sock.accept().at("accept", "")?;
-        if peer_addr.as_socket() == Some(client_addr) {
-            return Ok(conn_sock);
-        }
-    }
 }

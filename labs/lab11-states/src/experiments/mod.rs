@@ -7,19 +7,26 @@ mod waiting;
 use std::{
     net::{Ipv4Addr, SocketAddr},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result, bail};
-use kernel::need::{LOOPBACK, PORTS};
-use kernel::{Pair, State, tcp_socket};
+use kernel::need::{LOOPBACK, PORTS, SYN_COOKIES, TIME_WAIT_BUCKETS};
+use kernel::{Need, Pair, Patience, State, setting, tcp_socket};
 use shared::{At, Experiment, Lesson};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
-/// So long a state must stay to count: no transient one does.
+/// A state must stay for this long to count; no transient state does.
 const STILL: Duration = Duration::from_millis(150);
+
+/// The two hours of RFC 1122 4.2.3.6.
+const KEEPALIVE_TIME: Need = Need {
+    what: "net.ipv4.tcp_keepalive_time=7200",
+    provided_by: "sysctl -w net.ipv4.tcp_keepalive_time=7200",
+    met: || setting("net/ipv4/tcp_keepalive_time") == [7200],
+};
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
@@ -30,7 +37,7 @@ pub const LESSON: Lesson = Lesson {
             id: "closed",
             starred: true,
             minutes: 5,
-            claim: "CLOSED is a fictional state: it stands for no TCP pipe, so no connection.",
+            claim: "CLOSED is a fictional state: it means that there is no TCP pipe, so no connection.",
             source: "notes ch.2, TCP Socket, note on CLOSED",
             needs: &[],
             play: opening::closed,
@@ -39,9 +46,9 @@ pub const LESSON: Lesson = Lesson {
             id: "deferred",
             starred: true,
             minutes: 5,
-            claim: "TCP guarantees that both ends start a connection in step.",
+            claim: "TCP guarantees a reliable, synchronized start of a connection at both ends.",
             source: "notes ch.2, TCP Protocol, features; the question is ours",
-            needs: &[],
+            needs: &[SYN_COOKIES],
             play: opening::deferred,
         },
         Experiment {
@@ -52,15 +59,6 @@ pub const LESSON: Lesson = Lesson {
             source: "notes ch.2, TCP Socket, Figure 2.11; the question is ours",
             needs: &[],
             play: closing::closing,
-        },
-        Experiment {
-            id: "full-queue",
-            starred: false,
-            minutes: 3,
-            claim: "Abort: a listening socket denies a connection beyond its limit.",
-            source: "notes ch.2, TCP Socket, events",
-            needs: &[],
-            play: opening::full_queue,
         },
         Experiment {
             id: "fin-wait-1",
@@ -75,9 +73,9 @@ pub const LESSON: Lesson = Lesson {
             id: "fin-wait-2",
             starred: false,
             minutes: 3,
-            claim: "If the other end does not confirm the close, the socket is closed after a certain time.",
+            claim: "After close, if the other end does not confirm, the socket is closed after a certain time.",
             source: "notes ch.2, TCP Socket, events",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: waiting::fin_wait_2,
         },
         Experiment {
@@ -98,12 +96,21 @@ pub const LESSON: Lesson = Lesson {
             needs: &[],
             play: waiting::last_ack,
         },
+        Experiment {
+            id: "keepalive",
+            starred: false,
+            minutes: 4,
+            claim: "In ESTABLISHED an idle socket sends keep-alives: they tell the other end that it is present.",
+            source: "notes ch.2, TCP Socket, events, Status",
+            needs: &[KEEPALIVE_TIME],
+            play: waiting::keepalive,
+        },
     ],
     next: &[
-        ("by hand", "cargo run -p lab11-states -- tour"),
-        ("", "cargo run -p lab11-states -- hold close-wait"),
+        ("by hand", "cargo lab11 tour"),
+        ("", "cargo lab11 hold close-wait"),
         ("watch", "scripts/states.sh PORT --watch  (the port that hold prints)"),
-        ("sheet", "cargo run -p lab11-states -- sheet"),
+        ("sheet", "cargo lab11 sheet"),
     ],
 };
 
@@ -125,7 +132,7 @@ fn listening(backlog: i32, receive_buffer: Option<usize>) -> Result<(Socket, Soc
 fn connected_pair(receive_buffer: Option<usize>) -> Result<(Socket, Socket)> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", "")?;
     if let Some(size) = receive_buffer {
-        client_sock.set_recv_buffer_size(size).at("setsockopt", "")?; // the window is told in the SYN
+        client_sock.set_recv_buffer_size(size).at("setsockopt", "")?; // the SYN carries the window
         client_sock.set_send_buffer_size(size).at("setsockopt", "")?;
     }
     let (listen_sock, server_addr) = listening(1, receive_buffer)?;
@@ -137,22 +144,22 @@ fn connected_pair(receive_buffer: Option<usize>) -> Result<(Socket, Socket)> {
     Ok((client_sock, conn_sock)) // the listener is closed here: one connection is enough
 }
 
-/// Waits until both ends stay in these states, or for a while, and returns what they then stay in.
-fn settled(ends: [Pair; 2], awaited: [Option<State>; 2]) -> Result<[Option<State>; 2]> {
+/// Waits until both ends stay in these states, or in others for ten times as long; returns the states they stay in.
+fn wait_until_settled(ends: [Pair; 2], awaited: [Option<State>; 2]) -> Result<[Option<State>; 2]> {
     let states = || -> Result<_> {
         let [one, other] = ends.map(|end| tcp_socket(end).map(|row| row.map(|row| row.state)));
         Ok([one?, other?])
     };
-    let start = Instant::now();
-    let (mut last, mut since) = (states()?, start);
-    while start.elapsed() < LIMIT {
+    let stay = |now| Patience::new(if now == awaited { STILL } else { STILL * 10 });
+    let mut limit = Patience::new(LIMIT);
+    let mut last = states()?;
+    let mut still = stay(last);
+    while !limit.is_over() {
         thread::sleep(STILL / 30); // between two looks; the limit is above
         let now = states()?;
         if now != last {
-            (last, since) = (now, Instant::now());
-        }
-        // What nobody awaited gets ten times as long to go away.
-        if since.elapsed() > if last == awaited { STILL } else { STILL * 10 } {
+            (last, still) = (now, stay(now));
+        } else if still.is_over() {
             return Ok(last);
         }
     }

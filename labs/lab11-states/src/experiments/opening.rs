@@ -1,4 +1,4 @@
-//! Before there is a connection: CLOSED, SYN-SENT, SYN-RECEIVED.
+//! Before there is a connection: CLOSED, SYN-RECEIVED.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -7,7 +7,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Pair, State, tcp_info, tcp_socket, tcp_sockets, wait_for_state};
+use kernel::{Counters, Pair, State, tcp_info, tcp_sockets, wait_for_state};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send, setsockopt},
@@ -15,10 +15,10 @@ use nix::{
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, connected_pair, listening, settled};
+use super::{LIMIT, connected_pair, listening, wait_until_settled};
 use crate::reach::DeferAccept;
 
-/// The kernel makes 15 of it; data ends the wait before.
+/// The kernel rounds up to 15; data ends the wait earlier.
 const DEFER_SECONDS: i32 = 10;
 
 pub fn closed(stage: &mut Stage) -> Result<Verdict> {
@@ -36,27 +36,27 @@ pub fn closed(stage: &mut Stage) -> Result<Verdict> {
     conn_sock.set_linger(Some(Duration::ZERO)).at("setsockopt", "")?; // close becomes a reset
     drop(conn_sock); // close(2)
     stage.server(format_args!("close({conn_fd}) = 0  a reset: SO_LINGER is 0"));
+    wait_for_state(client, None, LIMIT)?;
     let heard = recv(client_fd, &mut [0; 1024], MsgFlags::empty());
     stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&heard)));
     ensure!(heard == Err(Errno::ECONNRESET), "no reset: {heard:?}");
 
-    wait_for_state(client, None, LIMIT)?;
     let listed = tcp_sockets(bound_addr.port())?.iter().any(|row| row.pair.local == bound_addr);
     stage.say("kernel", format_args!("bound {}   client in no table", if listed { "listed" } else { "in no table" }));
     ensure!(!listed, "the bound socket is in the table");
 
     let question = stage.ask(
-        "Neither is in the table of ss. Both descriptors are asked: getsockopt(TCP_INFO). What state do they tell?",
+        "ss lists none of these two sockets. Their descriptors are open. Which state does getsockopt(TCP_INFO) give for each?",
         [
-            ("none: it fails, there is no connection", (None, None)),
-            ("bound fails, client CLOSED", (None, Some(State::Closed))),
-            ("bound CLOSED, client ESTABLISHED, its last", (Some(State::Closed), Some(State::Established))),
-            ("both CLOSED", (Some(State::Closed), Some(State::Closed))),
+            ("bound: an error, client: an error", (None, None)),
+            ("bound: an error, client: CLOSED", (None, Some(State::Closed))),
+            ("bound: CLOSED, client: ESTABLISHED", (Some(State::Closed), Some(State::Established))),
+            ("bound: CLOSED, client: CLOSED", (Some(State::Closed), Some(State::Closed))),
         ],
         Predicts { source: None, kit: (Some(State::Closed), Some(State::Closed)) },
     )?;
-    let mut told = [None, None];
-    for (state, (who, sock)) in told.iter_mut().zip([("bound", &bound_sock), ("client", &client_sock)]) {
+    let mut states = [None, None];
+    for (state, (who, sock)) in states.iter_mut().zip([("bound", &bound_sock), ("client", &client_sock)]) {
         let result = tcp_info::state(sock);
         *state = result.ok().flatten();
         let name = state.map_or(String::new(), |state| format!("  {state}"));
@@ -66,7 +66,11 @@ pub fn closed(stage: &mut Stage) -> Result<Verdict> {
             format_args!("getsockopt({}, SOL_TCP, TCP_INFO) = {}{name}", sock.as_raw_fd(), returned(&result)),
         );
     }
-    stage.verdict(question, (told[0], told[1]), "a real value of a real socket: before and after every connection")
+    stage.verdict(
+        question,
+        (states[0], states[1]),
+        "CLOSED is a real value in Linux: a socket has it before and after a connection",
+    )
 }
 
 pub fn deferred(stage: &mut Stage) -> Result<Verdict> {
@@ -78,9 +82,9 @@ pub fn deferred(stage: &mut Stage) -> Result<Verdict> {
     let client_fd = client_sock.as_raw_fd();
 
     let question = stage.ask(
-        "The listener wants to hear of clients that have sent something. A client connects and sends nothing. The states?",
+        "With this option accept hears only of clients that have sent data. A client connects and sends nothing. Which states stay?",
         [
-            ("both ESTABLISHED", [Some(State::Established); 2]),
+            ("client ESTABLISHED, server ESTABLISHED", [Some(State::Established); 2]),
             ("client SYN-SENT, server SYN-RECEIVED", [Some(State::SynSent), Some(State::SynReceived)]),
             ("client ESTABLISHED, server SYN-RECEIVED", [Some(State::Established), Some(State::SynReceived)]),
             ("client ESTABLISHED, server in no table", [Some(State::Established), None]),
@@ -90,51 +94,18 @@ pub fn deferred(stage: &mut Stage) -> Result<Verdict> {
             kit: [Some(State::Established), Some(State::SynReceived)],
         },
     )?;
+    let before = Counters::read()?;
     let result = client_sock.connect(&server_addr.into());
     stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&result)));
     let client = Pair::of(&client_sock)?;
     let ends = [client, client.other_end()];
-    settled(ends, [Some(State::Established), Some(State::SynReceived)])?;
+    wait_until_settled(ends, [Some(State::Established), Some(State::SynReceived)])?;
     let observed = stage.kernel([("client", ends[0]), ("server", ends[1])])?;
+    stage.counted(&before, ["TCPDeferAcceptDrop"])?;
 
     let sent = send(client_fd, b"hello", MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, \"hello\", 5) = {}", returned(&sent)));
     wait_for_state(ends[1], Some(State::Established), LIMIT)?;
     stage.kernel([("client", ends[0]), ("server", ends[1])])?;
-    stage.verdict(question, observed, "each end has its own state; the server's kernel drops the bare ACK")
-}
-
-pub fn full_queue(stage: &mut Stage) -> Result<Verdict> {
-    let (listen_sock, server_addr) = listening(0, None)?;
-    let first_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    first_sock.connect(&server_addr.into()).at("connect", server_addr)?;
-    let first = Pair::of(&first_sock)?;
-    wait_for_state(first.other_end(), Some(State::Established), LIMIT)?;
-    let waiting = tcp_sockets(server_addr.port())?.into_iter().find(|row| row.state == State::Listen);
-    let waiting = waiting.context("the listener is in no table")?.recv_queue;
-    stage.say("kernel", format_args!("listen({}, 0): waiting {waiting}", listen_sock.as_raw_fd()));
-    ensure!(waiting == 1, "{waiting} wait for accept");
-
-    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-    let client_fd = client_sock.as_raw_fd();
-    client_sock.set_nonblocking(true).at("fcntl", server_addr)?;
-    let question = stage.ask(
-        "The accept queue is full. One more client connects, without blocking. The states of the two ends?",
-        [
-            ("both ESTABLISHED", [Some(State::Established); 2]),
-            ("client SYN-SENT, server in no table", [Some(State::SynSent), None]),
-            ("client SYN-SENT, server SYN-RECEIVED", [Some(State::SynSent), Some(State::SynReceived)]),
-            ("neither in a table: refused", [None, None]),
-        ],
-        Predicts { source: Some([None, None]), kit: [Some(State::SynSent), None] },
-    )?;
-    let result = client_sock.connect(&server_addr.into());
-    stage.client(format_args!("connect({client_fd}, {server_addr}) = {}", returned(&result)));
-    let local = client_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
-    let client = Pair { local, peer: server_addr };
-    let ends = [client, client.other_end()];
-    settled(ends, [Some(State::SynSent), None])?;
-    let observed = stage.kernel([("client", ends[0]), ("server", ends[1])])?;
-    ensure!(tcp_socket(first)?.is_some_and(|row| row.state == State::Established), "the first client has gone");
-    stage.verdict(question, observed, "the SYN is dropped, not refused: the client sends it again")
+    stage.verdict(question, observed, "each end has its own state; the server's kernel drops an ACK without data")
 }

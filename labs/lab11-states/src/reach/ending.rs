@@ -2,10 +2,10 @@
 
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
-use anyhow::Result;
-use kernel::{Pair, State, wait_for_state};
+use anyhow::{Result, ensure};
+use kernel::{Need, Pair, State, need::TIME_WAIT_BUCKETS, wait_for_state};
 use nix::sys::socket::{MsgFlags, recv};
-use shared::{At, returned};
+use shared::returned;
 
 use super::{
     LIMIT, Reached,
@@ -17,7 +17,7 @@ pub fn fin_wait_1(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
     let (client_sock, conn_sock, server_addr) = connected(addr, Some(SMALL), log)?;
     let pair = Pair::of(&client_sock)?;
     filled("client", &client_sock, log)?;
-    shut("client", &client_sock, log)?; // the FIN stands behind the data
+    shut("client", &client_sock, log)?; // the FIN is queued behind the unsent data
     let socks = vec![client_sock, conn_sock];
     Ok(Reached { state: State::FinWait1, pair: Some(pair), port: server_addr.port(), socks })
 }
@@ -42,9 +42,9 @@ pub fn closing(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
     let (client_sock, conn_sock, server_addr) = connected(addr, Some(SMALL), log)?;
     let pair = Pair::of(&client_sock)?;
     filled("client", &client_sock, log)?;
-    shut("client", &client_sock, log)?; // FIN-WAIT-1: the FIN stands behind the data
+    shut("client", &client_sock, log)?; // FIN-WAIT-1: the FIN is queued behind the unsent data
     wait_for_state(pair, Some(State::FinWait1), LIMIT)?;
-    shut("server", &conn_sock, log)?; // this FIN has room, so it arrives
+    shut("server", &conn_sock, log)?; // nothing is before this FIN, so it arrives
     let socks = vec![client_sock, conn_sock];
     Ok(Reached { state: State::Closing, pair: Some(pair), port: server_addr.port(), socks })
 }
@@ -55,12 +55,14 @@ pub fn last_ack(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
     shut("client", &client_sock, log)?;
     wait_for_state(pair, Some(State::CloseWait), LIMIT)?;
     filled("server", &conn_sock, log)?;
-    shut("server", &conn_sock, log)?; // the FIN stands behind the data
+    shut("server", &conn_sock, log)?; // the FIN is queued behind the unsent data
     let socks = vec![client_sock, conn_sock];
     Ok(Reached { state: State::LastAck, pair: Some(pair), port: server_addr.port(), socks })
 }
 
 pub fn time_wait(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
+    let Need { what, provided_by, met } = TIME_WAIT_BUCKETS;
+    ensure!(met(), "TIME-WAIT needs {what}: {provided_by}");
     let (client_sock, conn_sock, server_addr) = connected(addr, None, log)?;
     let pair = Pair::of(&client_sock)?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
@@ -69,11 +71,10 @@ pub fn time_wait(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
     drop(client_sock); // close(2): FIN
     log.say("client", format_args!("close({client_fd}) = 0"));
 
-    conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", "SO_RCVTIMEO")?; // only so that nothing can hang here
+    wait_for_state(pair, Some(State::FinWait2), LIMIT)?; // or a late ACK may end TIME-WAIT: lab10-timewait, how-long
     log.next(format_args!("recv({conn_fd}, 1024)"));
     let end = recv(conn_fd, &mut [0; 1024], MsgFlags::empty());
     log.say("server", format_args!("recv({conn_fd}, 1024) = {}", returned(&end)));
-    wait_for_state(pair, Some(State::FinWait2), LIMIT)?; // or a late ACK may cost us TIME-WAIT: lab10-timewait, how-long
 
     log.next(format_args!("close({conn_fd})"));
     drop(conn_sock); // close(2): FIN

@@ -4,14 +4,10 @@ mod calls;
 mod ending;
 mod opening;
 
-use std::{
-    net::SocketAddr,
-    thread,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Result, ensure};
-use kernel::{Pair, State, tcp_info, tcp_socket, wait_for_state};
+use kernel::{Pair, Patience, State, tcp_info, tcp_socket, wait_for_state};
 use shared::At;
 use socket2::Socket;
 
@@ -19,14 +15,14 @@ pub use self::{
     calls::{BLOCK, SMALL, fill},
     opening::DeferAccept,
 };
-use crate::log::Log;
+use crate::{log::Log, states::facts};
 
 /// How long a state may take to come; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
-/// So long it must stay to count: no transient state does.
+/// A state must stay for this long to count; no transient state does.
 const STILL: Duration = Duration::from_millis(100);
 
-/// A state that was reached: where to see it, and the descriptors that hold it.
+/// A state that was reached: where to see it, and the sockets that hold it.
 pub struct Reached {
     pub state: State,
     /// The end that is in it; `None`: in no table.
@@ -51,13 +47,23 @@ impl Reached {
         if let Some(pair) = self.pair {
             wait_for_state(pair, Some(self.state), LIMIT)?;
         }
-        let end = Instant::now() + STILL;
-        while Instant::now() < end {
+        let mut patience = Patience::new(STILL);
+        while !patience.is_over() {
             let now = self.now()?;
             ensure!(now == Some(self.state), "{} does not stay: now {now:?}", self.state);
             thread::sleep(STILL / 10); // between two looks; the end is above
         }
         Ok(())
+    }
+
+    /// The states of both ends now, `C` for the client's and `S` for the server's; an end in no table is left out.
+    pub fn ends(&self) -> Result<Vec<(char, State)>> {
+        let (this, other) = if facts(self.state).end == "client" { ('C', 'S') } else { ('S', 'C') };
+        let mut ends = Vec::from_iter(self.now()?.map(|state| (this, state)));
+        if let Some(pair) = self.pair.filter(|_| self.state != State::Listen) {
+            ends.extend(tcp_socket(pair.other_end())?.map(|row| (other, row.state)));
+        }
+        Ok(ends)
     }
 }
 
@@ -77,7 +83,7 @@ pub fn reach(state: State, addr: SocketAddr, seconds: u32, log: &mut Log) -> Res
         State::Closed => opening::closed(log),
     }?;
     reached.confirm()?;
-    let who = crate::states::facts(state).end;
+    let who = facts(state).end;
     let mut told = format!("{who} {state}");
     if let Some(pair) = reached.pair.filter(|_| state != State::Listen) {
         let other = tcp_socket(pair.other_end())?.map_or("in no table".into(), |row| row.state.to_string());

@@ -2,8 +2,8 @@
 
 use std::{net::SocketAddr, os::fd::AsRawFd};
 
-use anyhow::{Context, Result};
-use kernel::{Pair, State};
+use anyhow::{Context, Result, bail, ensure};
+use kernel::{Pair, State, setting, tcp_sockets, wait_until};
 use nix::{
     getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
     sys::socket::{getsockopt, setsockopt},
@@ -12,18 +12,18 @@ use shared::{At, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{
-    Reached,
-    calls::{connected, connecting, listening},
+    LIMIT, Reached,
+    calls::{connect_started, connected, connecting, goes_on, listening},
 };
-use crate::log::Log;
+use crate::log::{Interrupted, Log};
 
 /// Enough tries of a SYN for an hour: TCP_SYNCNT, see tcp(7).
 const SYN_TRIES: i32 = 60;
-/// In seconds: beyond this SYN-SENT needs more tries than tcp_syn_retries allows, 6 of them for two minutes.
+/// Beyond these seconds SYN-SENT needs more tries than tcp_syn_retries allows: 6, which take two minutes.
 const PATIENCE: u32 = 100;
 
 sockopt_impl!(
-    /// So long a connection may wait for its first data before it exists; see tcp(7).
+    /// For how many seconds the kernel waits for a client's first data before accept can fetch it; see tcp(7).
     DeferAccept,
     Both,
     libc::IPPROTO_TCP,
@@ -54,8 +54,19 @@ pub fn listen(addr: SocketAddr, log: &mut Log) -> Result<Reached> {
 
 pub fn syn_sent(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached> {
     let (listen_sock, server_addr) = listening(addr, None, 0, log)?;
-    let first_sock = connecting(server_addr, None, log)?;
-    log.say("", "it waits for accept; the queue of length 0 is full");
+    let (first_sock, result) = connect_started(server_addr, None, log)?;
+    if result.as_ref().is_err_and(|error| !goes_on(error)) {
+        result.at("connect", server_addr)?;
+    }
+    // A stranger who was faster fills the queue as well.
+    wait_until("a full accept queue", LIMIT, || {
+        if log.stop.requested() {
+            bail!(Interrupted);
+        }
+        let rows = tcp_sockets(server_addr.port())?;
+        Ok(rows.iter().any(|row| row.state == State::Listen && row.recv_queue > row.send_queue).then_some(()))
+    })?;
+    log.say("", "one connection waits for accept; the queue of length 0 is full");
 
     log.next("socket(AF_INET, SOCK_STREAM, 0)");
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
@@ -72,11 +83,9 @@ pub fn syn_sent(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached
 
     log.next(format_args!("connect({client_fd}, {server_addr})"));
     let result = client_sock.connect(&server_addr.into());
-    let told = returned(&result); // without its words: the line is full
-    log.say(
-        "client",
-        format_args!("connect({client_fd}, {server_addr}) = {}", told.split(" (").next().unwrap_or(&told)),
-    );
+    let told = returned(&result); // without the words in brackets: the line is full
+    let told = told.split(" (").next().unwrap_or(&told);
+    log.say("client", format_args!("connect({client_fd}, {server_addr}) = {told}"));
     let local = client_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
     let pair = Pair { local, peer: server_addr }; // getpeername says ENOTCONN until there is an answer
     let socks = vec![client_sock, first_sock, listen_sock];
@@ -84,19 +93,21 @@ pub fn syn_sent(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached
 }
 
 pub fn syn_received(addr: SocketAddr, seconds: u32, log: &mut Log) -> Result<Reached> {
+    let cookies = setting("net/ipv4/tcp_syncookies");
+    ensure!(cookies != [2], "a SYN cookie keeps no SYN-RECEIVED: sysctl -w net.ipv4.tcp_syncookies=1");
     let (listen_sock, server_addr) = listening(addr, None, 1, log)?;
     let listen_fd = listen_sock.as_raw_fd();
     let defer = i32::try_from(seconds)? + 2;
     log.next(format_args!("setsockopt({listen_fd}, SOL_TCP, TCP_DEFER_ACCEPT, {defer})"));
     setsockopt(&listen_sock, DeferAccept, &defer).at("setsockopt", "TCP_DEFER_ACCEPT")?;
     log.say("server", format_args!("setsockopt({listen_fd}, SOL_TCP, TCP_DEFER_ACCEPT, {defer}) = 0"));
-    // Up to 1, 3, 7, 15, 31 ... s: the times at which the SYN+ACK would be sent again.
+    // To 1, 3, 7, 15, 31 ... s: the times at which the SYN+ACK would be sent again.
     let rounded_up = getsockopt(&listen_sock, DeferAccept).at("getsockopt", "TCP_DEFER_ACCEPT")?;
-    log.say("", format_args!("the kernel rounds up to {rounded_up} s; then a bare ACK will do: ESTABLISHED"));
+    log.say("", format_args!("the kernel rounds up to {rounded_up} s; then an ACK without data is enough"));
 
     let client_sock = connecting(server_addr, None, log)?;
     let pair = Pair::of(&client_sock)?.other_end();
-    log.say("", "the client is ESTABLISHED all along: it has its SYN+ACK");
+    log.say("", "the client has the SYN+ACK, so the client is ESTABLISHED");
     let socks = vec![client_sock, listen_sock];
     Ok(Reached { state: State::SynReceived, pair: Some(pair), port: server_addr.port(), socks })
 }

@@ -1,8 +1,9 @@
-//! What the kernel does with datagrams: it drops what does not fit, and cuts what it is asked to cut.
+//! Two limits: a receive buffer that is full, and a call that hands over more than a datagram holds.
 
 use std::{io::IoSliceMut, os::fd::AsRawFd};
 
 use anyhow::{Result, ensure};
+use kernel::Counters;
 use nix::{
     cmsg_space,
     errno::Errno,
@@ -13,13 +14,13 @@ use nix::{
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
 
-use super::{receiver, recv_block, say_calls, send_block, send_blocks, sender, sockaddr};
+use super::{LIMIT, receiver, recv_block, say_calls, send_block, send_blocks, sender, sockaddr};
 use crate::{
     message::{BLOCK_LEN, lecture_message},
     udp::drops,
 };
 
-/// Asked for; the kernel grants twice as much, and counts its own overhead.
+/// In bytes. The kernel grants twice as much, and charges its own overhead to it.
 const SMALL: usize = 40_000;
 /// The longest payload of a datagram over IPv4: 65535 less 20 for IP and 8 for UDP.
 const DATAGRAM_LIMIT: usize = 65_507;
@@ -39,26 +40,25 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RCVBUF) = 0  asked for {SMALL} bytes"));
     let room = recv_sock.recv_buffer_size().at("getsockopt", recv_addr)?;
     stage.say("receiver", format_args!("getsockopt({recv_fd}, SOL_SOCKET, SO_RCVBUF) = 0  got {room}"));
-    setsockopt(&recv_sock, RxqOvfl, &1).at("setsockopt", recv_addr)?;
-    stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RXQ_OVFL) = 0"));
     let send_sock = sender()?;
-    send_sock.set_write_timeout(Some(super::LIMIT)).at("setsockopt", "")?;
+    send_sock.set_write_timeout(Some(LIMIT)).at("setsockopt", "")?;
     let message = lecture_message();
     let blocks: Vec<&[u8]> = message.chunks(BLOCK_LEN).collect();
 
-    stage.look(format_args!("ss -uamn 'sport = :{}'        (d is the number of drops)", recv_addr.port()));
+    stage.look(format_args!("ss -uamn 'sport = :{}'", recv_addr.port()));
     let question = stage.ask(
-        "The receiver is slow: it reads nothing yet. The sender sends 83 blocks, far more than fit. What happens to \
-         the rest?",
+        "The receiver is slow and reads nothing yet. The sender sends 83 blocks, more than the receive buffer holds. \
+         What happens to the rest?",
         [
-            ("sendto waits until there is room", Excess::SenderWaits),
-            ("sendto succeeds 83 times; the kernel drops and counts them", Excess::DroppedAndCounted),
-            ("sendto fails: ENOBUFS", Excess::SenderFails),
-            ("sendto succeeds 83 times; they wait at the sender", Excess::AllKept),
-            ("sendto succeeds 83 times; they are gone without a trace", Excess::DroppedUncounted),
+            ("sendto waits until the receiver reads", Excess::SenderWaits),
+            ("sendto succeeds; the rest is dropped and counted", Excess::DroppedAndCounted),
+            ("sendto fails with ENOBUFS for the rest", Excess::SenderFails),
+            ("sendto succeeds; the rest waits at the sender", Excess::AllKept),
+            ("sendto succeeds; the rest is dropped, no trace stays", Excess::DroppedUncounted),
         ],
         Predicts { source: None, kit: Excess::DroppedAndCounted },
     )?;
+    let before = Counters::read()?;
     match send_blocks(stage, "sender", &send_sock, recv_addr, &blocks) {
         Ok(()) => {}
         Err(error) => {
@@ -71,9 +71,10 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
         }
     }
     let dropped = drops(&recv_sock)?;
-    stage.say("kernel", format_args!("/proc/net/udp, last column: {dropped} drops"));
+    stage.say("kernel", format_args!("this socket's row in /proc/net/udp, last column: {dropped} drops"));
+    stage.counted(&before, ["UdpRcvbufErrors"])?;
 
-    // The receiver wakes up and reads what there is.
+    // The receiver wakes up and reads all that waits.
     recv_sock.set_nonblocking(true).at("fcntl", recv_addr)?;
     let mut buffer = [0; BLOCK_LEN];
     let mut lengths = Vec::new();
@@ -87,16 +88,19 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     let call = format!("recvfrom({recv_fd}, {BLOCK_LEN})");
     say_calls(stage, "receiver", &call, &lengths);
     stage.say("receiver", format_args!("{call} = {}", returned(&Err::<usize, _>(end))));
-    // A short last block may find room where a full one found none; then the newline is there.
+    // A short last block may find room where a full one found none; then the newline has come.
     let (calls, bytes) = (lengths.len(), lengths.iter().sum::<usize>());
     let says = if lengths.last() == Some(&BLOCK_LEN) { "waits for ever" } else { "says complete" };
     stage.say("", format_args!("with {bytes} of {} bytes the lecture's receiver {says}", message.len()));
 
-    // SO_RXQ_OVFL: the next datagram that gets in carries the number.
+    // SO_RXQ_OVFL: the next datagram that the buffer takes carries the number of drops.
+    setsockopt(&recv_sock, RxqOvfl, &1).at("setsockopt", recv_addr)?;
+    stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RXQ_OVFL) = 0"));
     recv_sock.set_nonblocking(false).at("fcntl", recv_addr)?;
     send_block(&send_sock, recv_addr, b"one more")?;
     let mut iov = [IoSliceMut::new(&mut buffer)];
     let mut space = cmsg_space!(u32);
+    recv_sock.set_read_timeout(None).at("setsockopt", recv_addr)?; // the datagram has come; without a timeout recvmsg has no EINTR: signal(7)
     let received = recvmsg::<SockaddrIn>(recv_fd, &mut iov, Some(&mut space), MsgFlags::empty());
     let received = received.at("recvmsg", recv_addr)?;
     let told = received.cmsgs().at("recvmsg", recv_addr)?.find_map(|cmsg| match cmsg {
@@ -113,7 +117,7 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
         _ if dropped == lost as u64 && told == Some(dropped) => Excess::DroppedAndCounted,
         _ => Excess::DroppedUncounted,
     };
-    stage.verdict(question, observed, "the sender saw success; only the receiving socket's counter knows")
+    stage.verdict(question, observed, "the sender saw success; the receiving kernel dropped and counted the rest")
 }
 
 pub fn kernel_splits(stage: &mut Stage) -> Result<Verdict> {
@@ -135,9 +139,10 @@ pub fn kernel_splits(stage: &mut Stage) -> Result<Verdict> {
         "The sender sets UDP_SEGMENT to 1024 and hands 65507 bytes to one sendto, the most a datagram may hold. What \
          does the receiver get?",
         [
-            ("nothing: sendto fails, each block needs its own call", Sent::Refused),
+            ("nothing: sendto fails with EMSGSIZE", Sent::Refused),
             ("one datagram of 65507 bytes", Sent::Datagrams { full: 0, calls: 1 }),
-            ("64 datagrams: 63 of 1024 bytes, and the rest", Sent::Datagrams { full: 63, calls: 64 }),
+            ("one datagram of 1024 bytes: the rest is cut off", Sent::Datagrams { full: 1, calls: 1 }),
+            ("64 datagrams: 63 of 1024 bytes and one shorter", Sent::Datagrams { full: 63, calls: 64 }),
         ],
         Predicts { source: Some(Sent::Refused), kit: Sent::Datagrams { full: 63, calls: 64 } },
     )?;
@@ -155,18 +160,21 @@ pub fn kernel_splits(stage: &mut Stage) -> Result<Verdict> {
     let mut received = Vec::<u8>::new();
     let mut lengths = Vec::new();
     while received.len() < DATAGRAM_LIMIT {
-        let (bytes_read, _) = recv_block(&recv_sock, &mut buffer).at("recvfrom", recv_addr)?;
+        let bytes_read = match recv_block(&recv_sock, &mut buffer) {
+            Err(Errno::EAGAIN) => break, // nothing more within LIMIT
+            result => result.at("recvfrom", recv_addr)?.0,
+        };
         received.extend(&buffer[..bytes_read]);
         lengths.push(bytes_read);
     }
     let call = format!("recvfrom({}, {DATAGRAM_LIMIT})", recv_sock.as_raw_fd());
     say_calls(stage, "receiver", &call, &lengths);
-    ensure!(received == part, "other bytes than were sent");
+    ensure!(received == part[..received.len()], "other bytes than were sent");
     let full = lengths.iter().filter(|length| **length == BLOCK_LEN).count();
 
     let result = sendto(send_fd, &message, &to, MsgFlags::empty());
     stage.say("sender", format_args!("sendto({send_fd}, {}, {recv_addr}) = {}", message.len(), returned(&result)));
     ensure!(result == Err(Errno::EMSGSIZE), "84001 bytes in one call: {result:?}");
     let observed = Sent::Datagrams { full, calls: lengths.len() };
-    stage.verdict(question, observed, "with UDP_SEGMENT the kernel cuts, up to 65507 bytes a call")
+    stage.verdict(question, observed, "with UDP_SEGMENT the kernel cuts up to 65507 bytes a call into blocks")
 }
