@@ -180,6 +180,7 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("09", "CLOSE-WAIT"),
         ("10", "TIME-WAIT"),
         ("11", "CLOSING"),
+        ("13", "ESTAB"),
         ("14", "ESTAB"),
     ];
     thread::scope(|scope| {
