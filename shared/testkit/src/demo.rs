@@ -2,10 +2,11 @@
 
 use std::{
     env, fs,
+    io::{Read, Write},
     net::TcpListener,
     os::{fd::AsRawFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use nix::sys::{
@@ -122,11 +123,21 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert_eq!(predict.code(), 2);
     assert!(predict.stderr.contains("needs a terminal"), "{}", predict.stderr);
 
-    // A reader that has seen enough: no message, and what a program killed by SIGPIPE would leave.
-    let closed =
-        run(Command::new("bash").args(["-c", "\"$0\" demo 2>&1 | head -1; echo \"${PIPESTATUS[0]}\"", binary]));
-    assert_eq!(closed.stdout.lines().count(), 2, "{}", closed.stdout);
-    assert_eq!(closed.stdout.lines().last(), Some("141"), "{}", closed.stdout);
+    // A reader that goes away: no message, and what a program killed by SIGPIPE would leave. The demo waits for Enter, so
+    // it cannot have ended before.
+    let mut demo = Command::new(binary);
+    demo.args(["demo", "--pause"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut demo = demo.spawn().unwrap();
+    let (mut output, mut read) = (demo.stdout.take().unwrap(), Vec::new());
+    while !read.ends_with(b"[Enter]") {
+        let mut byte = [0];
+        assert_eq!(output.read(&mut byte).unwrap(), 1, "no question: {}", String::from_utf8_lossy(&read));
+        read.extend(byte);
+    }
+    drop(output);
+    demo.stdin.take().unwrap().write_all(b"\n").unwrap();
+    let ended = demo.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), String::from_utf8_lossy(&ended.stderr).as_ref()), (Some(141), ""));
 
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let mut running = Role::spawn(Command::new(binary).args(role)).unwrap();
