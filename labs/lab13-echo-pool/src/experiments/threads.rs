@@ -1,0 +1,67 @@
+//! The pool, and what stops it.
+
+use std::{os::fd::AsRawFd, time::Duration};
+
+use anyhow::{Context, Result, ensure};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
+use shared::{At, Predicts, Stage, Verdict, returned};
+
+use super::{connected, request, server_role};
+
+/// So long nobody answers before the third client counts as not served. The deadline below is far shorter.
+const NOT_SERVED: Duration = Duration::from_secs(2);
+/// The servers' own deadline, in seconds.
+const DEADLINE: &str = "0.3";
+
+pub fn silent_clients(stage: &mut Stage) -> Result<Verdict> {
+    let mut served = [false; 2];
+    let mut question = None;
+    for (served, deadline) in served.iter_mut().zip(["0", DEADLINE]) {
+        let (mut server, server_addr) = server_role(&["server-multi", "0", "2", "10", "--deadline", deadline])?;
+        let mut silent = Vec::new();
+        for _ in 0..2 {
+            let (sock, pair) = connected(server_addr)?;
+            stage.server(server.line_with(&format!(": serves {}", pair.local))?);
+            silent.push(sock);
+        }
+        if question.is_none() {
+            stage.say("silent", "two clients are connected and say nothing: one for each thread");
+            question = Some(stage.ask(
+                "Two threads, a queue of ten. A third client sends a request. When does it get its echo?",
+                [
+                    ("at once: main serves it itself", [true, true]),
+                    ("not as long as the two are silent", [false, true]),
+                    ("when the kernel's time-out for reading ends", [false, false]),
+                ],
+                Predicts { source: Some([true, true]), kit: [false, true] },
+            )?);
+        }
+        let (third_sock, _) = connected(server_addr)?;
+        third_sock.set_read_timeout(Some(NOT_SERVED)).at("setsockopt", "SO_RCVTIMEO")?;
+        request(stage, "third", &third_sock, "Hello TCP")?;
+        let echo = loop {
+            match recv(third_sock.as_raw_fd(), &mut [0; 1024], MsgFlags::empty()) {
+                Err(Errno::EINTR) => {} // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
+                echo => break echo,
+            }
+        };
+        stage.say("third", format_args!("recv({}, 1024) = {}", third_sock.as_raw_fd(), returned(&echo)));
+        ensure!(matches!(echo, Ok(9) | Err(Errno::EAGAIN)), "the third client got {echo:?}");
+        *served = echo == Ok(9);
+        if deadline == "0" {
+            stage.say(
+                "mended",
+                format_args!("the same with --deadline {DEADLINE}: who is silent for so long is closed"),
+            );
+        } else {
+            let closed = server.printed().matches("nothing in time: closed").count();
+            stage.say("mended", format_args!("{closed} silent clients were closed"));
+        }
+        drop(silent);
+    }
+    let question = question.context("no question was put")?;
+    stage.verdict(question, served, "a thread is held as long as its client likes; only a deadline frees it")
+}
