@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     sync::{
         Arc, LazyLock,
@@ -16,7 +17,9 @@ use std::{
 use kernel::namespace::NAMESPACE;
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{Demo, Finished, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, NOBODY, Role, TempDir, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -426,6 +429,35 @@ fn a_port_an_address_or_both_say_where_the_server_listens_and_two_ports_are_one_
     {
         assert_eq!(failed(Command::new(LAB).args(usage)).0, 2, "{usage:?}");
     }
+}
+
+#[test]
+fn a_demo_whose_program_is_replaced_by_a_new_build_goes_on_with_its_own() {
+    let folder = TempDir::new();
+    let program = testkit::copy_program(LAB, &folder);
+    let mut demo = Role::spawn(Command::new(&program).args(["--pause", "swapped-ports", "one-line"])).unwrap();
+    demo.wait_for("[Enter]").unwrap();
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "no program").unwrap();
+    for _ in 0..4 {
+        demo.type_line("").unwrap(); // two questions, two verdicts; one-line starts the server and two clients
+    }
+    demo.wait_for("scoreboard").unwrap();
+    ends_well(&mut demo);
+    assert!(demo.printed().contains(" 0 SKIPPED, 0 UNEXPECTED\n"), "{}", demo.printed());
+}
+
+#[test]
+fn without_a_thread_to_be_had_the_error_names_the_limit() {
+    let folder = TempDir::new();
+    let program = testkit::copy_program(LAB, &folder);
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -u 0 && exec \"$0\" demo"]).arg(program);
+    if nix::unistd::geteuid().is_root() {
+        limited.uid(NOBODY).gid(NOBODY); // the limit is not for root
+    }
+    let (code, stderr) = failed(&mut limited);
+    assert!(code == 1 && stderr.contains("ulimit -u"), "{code} {stderr}");
 }
 
 #[test]

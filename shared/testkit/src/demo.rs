@@ -2,6 +2,7 @@
 
 use std::{
     env, fs,
+    io::Write,
     net::TcpListener,
     os::{fd::AsRawFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
@@ -9,8 +10,12 @@ use std::{
 };
 
 use nix::sys::{
-    signal::Signal,
+    signal::{Signal, kill},
     socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname},
+};
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    unistd::Pid,
 };
 
 use crate::{
@@ -110,6 +115,11 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert!(list.stdout.starts_with("1 * "), "starred first: {}", list.stdout);
     assert!(!list.stdout.contains("verdict") && !list.stdout.contains("a) "), "answers in the list: {}", list.stdout);
 
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let full = Command::new(binary).args(["demo", "--list"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert_eq!((full.status.code(), told.contains("No space left on device")), (Some(1), true), "{told}");
+
     // An experiment's name alone plays it, so no role may have the same name.
     for title in list.stdout.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
         let id =
@@ -133,6 +143,8 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     let closed = demo.spawn().unwrap().wait_with_output().unwrap();
     assert_eq!((closed.status.code(), closed.stderr), (Some(141), Vec::new()));
 
+    assert_a_blocked_write_hears_ctrl_c(binary, role);
+
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let mut running = Role::spawn(Command::new(binary).args(role)).unwrap();
         running.wait_for(ready).unwrap();
@@ -154,6 +166,31 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     skipped.wait_for("[Enter]").unwrap();
     skipped.type_line("s").unwrap();
     assert_eq!(skipped.wait_for_end().unwrap().code(), Some(0));
+}
+
+/// A role whose output goes into a full pipe that nobody reads still ends at Ctrl-C.
+///
+/// # Panics
+/// It does not.
+fn assert_a_blocked_write_hears_ctrl_c(binary: &str, role: &[&str]) {
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {} // until EAGAIN
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut child = Command::new(binary).args(role).stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let waits_for_signals = || {
+        let status = fs::read_to_string(&status)?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap_or_default();
+        Ok((u64::from_str_radix(mask, 16).unwrap_or(0) & 1 << (Signal::SIGINT as u32 - 1) != 0).then_some(()))
+    };
+    let ended = wait_until("Ctrl-C to be blocked", RUN_LIMIT, waits_for_signals).and_then(|()| {
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
+        wait_until("the end of a program whose output is full", RUN_LIMIT, || Ok(child.try_wait()?))
+    });
+    let _ = child.kill(); // ESRCH: it has ended
+    let _ = child.wait();
+    assert_eq!(ended.unwrap().code(), Some(0));
 }
 
 /// Ctrl-Z and fg, again and again through a whole demo: each call that waits is interrupted, and no verdict changes.
