@@ -213,6 +213,12 @@ pub fn assert_stops_change_no_verdict(binary: &str) {
 /// A key does something else, a line is cut, or the question is out of sight.
 fn assert_a_terminal_is_served(binary: &str) {
     const PROMPT: &str = "? keys)";
+    let mut small = Terminal::start(Command::new(binary).args(["--pause", "1"]), 70, 20);
+    small.wait_for("this terminal has 70 x 20; a demo needs 60 x 24");
+    let shown = small.wait_for("? keys)");
+    assert!(shown.lines().all(|line| line.len() < 70), "{shown}");
+    drop(small);
+
     let mut demo = Terminal::start(Command::new(binary).args(["--pause", "1"]), 80, 24);
     let asked = demo.wait_for(PROMPT);
     demo.type_text("x"); // no key: nothing happens
