@@ -57,6 +57,8 @@ lab09-shutdown|tcp 7090|8^server PORT|client PORT|client PORT
 lab10-timewait|tcp 7100|6^server PORT --close-first|client PORT|5_countdown PORT
 lab11-states|- 7110|14^hold closing --port PORT --seconds 3600|0_scripts/states.sh PORT --watch
 lab12-broken-pipe|tcp 7120|9^server PORT|client PORT
+lab13-echo-pool|tcp 8080|8^server-multi PORT|client localhost PORT|client localhost PORT|45>scripts/states.sh PORT --watch
+lab14-length-header|tcp 5050|8^server PORT|client PORT|client PORT
 '
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else
