@@ -74,15 +74,14 @@ pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
     let mut over = false;
     while !over {
         over = patience.is_over(); // after the last look
-        let mut fds = named.map(|(_, (client_sock, _))| PollFd::new(client_sock.as_fd(), PollFlags::POLLIN));
-        for (fd, told) in fds.iter_mut().zip(told) {
-            fd.set_events(if told { PollFlags::empty() } else { PollFlags::POLLIN });
-        }
-        let step = u16::try_from(patience.step().as_millis())?.clamp(1, 20);
+        let waiting: Vec<_> = (0..named.len()).filter(|at| !told[*at]).collect();
+        let waits_at = |at: &usize| PollFd::new(named[*at].1.0.as_fd(), PollFlags::POLLIN);
+        let mut fds: Vec<PollFd> = waiting.iter().map(waits_at).collect();
+        let step = u16::try_from(patience.step().as_millis())?.max(1);
         let _ = poll(&mut fds, PollTimeout::from(step)); // after EINTR the next look comes
-        let news = fds.map(|fd| fd.any() == Some(true));
-        for (at, (label, (client_sock, _))) in named.into_iter().enumerate() {
-            if news[at] && !told[at] {
+        for (fd, at) in fds.iter().zip(waiting) {
+            let (label, (client_sock, _)) = named[at];
+            if fd.any() == Some(true) {
                 let received = receive(client_sock, &mut [0; 8], MsgFlags::empty());
                 stage.say(label, format_args!("recv({}, 8) = {}", client_sock.as_raw_fd(), returned(&received)));
                 told[at] = received == Err(Errno::ETIMEDOUT);
