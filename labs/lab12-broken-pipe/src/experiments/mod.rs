@@ -15,9 +15,10 @@ use std::{
 use anyhow::{Context, Result};
 use kernel::hosts::HOSTS;
 use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS};
+use kernel::{Pair, tcp_socket, wait_until};
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv, setsockopt},
+    sys::socket::{MsgFlags, recv, send, setsockopt},
 };
 use shared::{At, Experiment, Lesson, Stage};
 use socket2::{Domain, Socket, Type};
@@ -123,6 +124,15 @@ fn connected_pair() -> Result<(Socket, Socket)> {
     let (conn_sock, _) = listen_sock.accept().at("accept", server_addr)?;
     client_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
     conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
+
+    // A byte each way, acknowledged: now both kernels have measured the way. Before, their timers may start from what the
+    // machine remembers of an earlier connection (ip tcp_metrics), which may have been a slow one.
+    for (from_sock, to_sock) in [(&client_sock, &conn_sock), (&conn_sock, &client_sock)] {
+        send(from_sock.as_raw_fd(), b"?", MsgFlags::empty()).at("send", server_addr)?;
+        receive(to_sock, &mut [0; 1], MsgFlags::empty()).at("recv", server_addr)?;
+        let from = Pair::of(from_sock)?;
+        wait_until("an acknowledgement", LIMIT, || Ok(tcp_socket(from)?.filter(|row| row.send_queue == 0)))?;
+    }
     Ok((client_sock, conn_sock)) // the listener is closed here: one connection is enough
 }
 
