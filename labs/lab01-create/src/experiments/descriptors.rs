@@ -155,7 +155,8 @@ pub fn unbound(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -uane | grep ino:{inode}"));
     let question = stage.ask(
-        "ss and netstat print the kernel's table of UDP sockets. After which call is this inode in it?",
+        "The program calls socket, bind, then sendto. ss and netstat print the kernel's table of UDP sockets. After which \
+         of the three calls is this inode in it for the first time?",
         [
             ("after socket(), with port 0", ListedAfter::Socket),
             ("after bind()", ListedAfter::Bind),
@@ -189,7 +190,7 @@ pub fn unbound(stage: &mut Stage) -> Result<Verdict> {
         [.., true] => ListedAfter::Sendto,
         _ => ListedAfter::None,
     };
-    stage.verdict(question, observed, "bind adds it to the table; the socket and its state exist before that")
+    stage.verdict(question, observed, "bind adds a UDP socket to the table; the socket and its state exist before that")
 }
 
 /// Looks for a socket in the kernel's table of UDP sockets, and says what is there.
@@ -237,6 +238,8 @@ pub fn protocol(stage: &mut Stage) -> Result<Verdict> {
                 };
                 let call = format!("getsockopt({fd}, SOL_SOCKET, SO_PROTOCOL) = 0");
                 stage.say("here", format_args!("{call}  {}, {protocol_name}", protocol.map_or(0, i32::from)));
+                drop(sock); // close(2)
+                stage.say("here", format_args!("close({fd}) = 0"));
                 Ok(protocol)
             }
             Err(error) => {
