@@ -406,7 +406,8 @@ fn another_programs_c_library_reads_the_addresses_as_the_demo_does() {
     for text in ["10.10.10.06", "010.010.010.06", "127.0.0.010"] {
         let python = format!("import socket; print(socket.inet_ntoa(socket.inet_aton('{text}')))");
         let read = run(Command::new("python3").args(["-c", &python])).stdout;
-        let line = DEMO.finished.stdout.lines().find(|line| line.starts_with(&format!("C library \"{text}\"")));
+        let line =
+            DEMO.finished.stdout.lines().find(|line| line.starts_with(&format!("C library getaddrinfo(\"{text}\")")));
         assert_eq!(line.unwrap().split_whitespace().last(), Some(read.trim()));
     }
 }

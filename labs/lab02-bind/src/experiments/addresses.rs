@@ -173,8 +173,8 @@ pub fn implicit_bind(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
-        "A UDP socket binds 127.1.2.3, which nobody has set up; 192.0.2.1, which this machine does not have; the multicast \
-         group 239.1.1.1; the broadcast address 255.255.255.255. Which calls return 0?",
+        "Four UDP sockets bind one address each: 127.1.2.3, which nobody has set up; 192.0.2.1, which this machine does \
+         not have; the multicast group 239.1.1.1; the broadcast address 255.255.255.255. Which calls return 0?",
         [
             ("all four", [true; 4]),
             ("the first three", [true, true, true, false]),
@@ -185,6 +185,7 @@ pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: [true, false, true, true] },
     )?;
     let mut works = [false; 4];
+    let mut socks = Vec::new(); // kept open: so each has a descriptor of its own
     for (kind, name) in [(Type::DGRAM, "udp"), (Type::STREAM, "tcp")] {
         let mut bound = [false; 4];
         for (bound, ip) in bound.iter_mut().zip([IN_LOOPBACK, NOT_OURS, GROUP, Ipv4Addr::BROADCAST]) {
@@ -194,6 +195,7 @@ pub fn foreign_address(stage: &mut Stage) -> Result<Verdict> {
             let returned = returned(&result);
             let returned = returned.split(" (").next().unwrap_or_default(); // one line a call
             stage.say(name, format_args!("bind({}, {addr}) = {returned}", sock.as_raw_fd()));
+            socks.push(sock);
             *bound = result.is_ok();
             let refused = result.is_err_and(|error| error.raw_os_error() == Some(Errno::EADDRNOTAVAIL as i32));
             ensure!(*bound || refused, "another error than EADDRNOTAVAIL");
@@ -210,7 +212,7 @@ pub fn octal(stage: &mut Stage) -> Result<Verdict> {
     let decimal = Some(Ipv4Addr::new(10, 10, 10, 6));
     let octal = Some(Ipv4Addr::new(8, 8, 8, 6));
     let question = stage.ask(
-        "How does the C library read \"10.10.10.06\", and how \"010.010.010.06\"?",
+        "How does getaddrinfo read \"10.10.10.06\", and how does it read \"010.010.010.06\"?",
         [
             ("8.8.8.6 and 8.8.8.6", (octal, octal)),
             ("10.10.10.6 and 10.10.10.6", (decimal, decimal)),
@@ -219,14 +221,15 @@ pub fn octal(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some((octal, octal)), kit: (decimal, octal) },
     )?;
-    let read = [c_library(stage, "10.10.10.06"), c_library(stage, "010.010.010.06")];
+    let read = [get_addr_info(stage, "10.10.10.06"), get_addr_info(stage, "010.010.010.06")];
 
     // Rust's own parser, as inet_pton(3), knows decimal numbers only.
     let parsed = "010.010.010.06".parse::<Ipv4Addr>();
-    stage.say("Rust", format_args!("\"010.010.010.06\"  {}", told(parsed.map_err(|error| error.to_string()))));
+    let parsed = parsed.map_err(|error| error.to_string());
+    stage.say("Rust", format_args!("{:<31}{}", "parse(\"010.010.010.06\")", told(parsed)));
 
     // The kernel gets four bytes, never the text.
-    let addr = SocketAddr::from((c_library(stage, "127.0.0.010").context("127.0.0.010 is no address")?, 0));
+    let addr = SocketAddr::from((get_addr_info(stage, "127.0.0.010").context("127.0.0.010 is no address")?, 0));
     let sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
     sock.bind(&addr.into()).at("bind", addr)?;
@@ -236,11 +239,11 @@ pub fn octal(stage: &mut Stage) -> Result<Verdict> {
 }
 
 /// Lets the C library read an address, getaddrinfo(3) with inet_aton(3)'s rules; nothing is looked up or sent.
-fn c_library(stage: &mut Stage, text: &str) -> Option<Ipv4Addr> {
+fn get_addr_info(stage: &mut Stage, text: &str) -> Option<Ipv4Addr> {
     // Rust parses what it can by itself; a number with a leading zero it leaves to getaddrinfo.
     let found = (text, 0).to_socket_addrs().map_err(|error| error.to_string());
     let ip = found.and_then(|mut addrs| addrs.find_map(|addr| ipv4(addr).ok()).ok_or("no IPv4 address".into()));
-    stage.say("C library", format_args!("{:<18}{}", format!("{text:?}"), told(ip.clone())));
+    stage.say("C library", format_args!("{:<31}{}", format!("getaddrinfo({text:?})"), told(ip.clone())));
     ip.ok()
 }
 

@@ -95,7 +95,7 @@ pub fn below_1024(stage: &mut Stage) -> Result<Verdict> {
     {
         *works = held(stage, kind, port)?;
     }
-    stage.verdict(question, works, "below the limit bind needs CAP_NET_BIND_SERVICE, which root has")
+    stage.verdict(question, works, "below the limit bind needs the capability CAP_NET_BIND_SERVICE")
 }
 
 /// Lets an ordinary account run `hold` on this port, or on the next one if another program has it.

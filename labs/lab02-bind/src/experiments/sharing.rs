@@ -82,7 +82,11 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
         let (first_sock, second_sock, addr, bound) = bind_twice(row)?;
         let returned = returned(&bound);
         let returned = returned.split(" (").next().unwrap_or_default(); // one line a row
-        stage.say(&format!("row {}", at + 1), format_args!("bind({}, {addr}) = {returned}", second_sock.as_raw_fd()));
+        let pair = format!("{}, {}", described(row.first), described(row.second));
+        stage.say(
+            &format!("row {}", at + 1),
+            format_args!("{pair:<37}  bind({}) = {returned}", second_sock.as_raw_fd()),
+        );
         works[at] = bound.is_ok();
         let in_use = bound.is_err_and(|error| error.kind() == ErrorKind::AddrInUse);
         ensure!(works[at] || in_use, "another error than EADDRINUSE");
@@ -109,7 +113,20 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
             ensure!(listening.is_ok() == (name == "first"), "{name}: listen returned {listening:?}");
         }
     }
-    stage.verdict(question, works, "UDP and TCP have their own ports; to share one, both sockets set the option")
+    stage.verdict(
+        question,
+        works,
+        "UDP and TCP have their own ports; to share one, both sockets set the same option, and with SO_REUSEADDR no TCP \
+         socket may listen yet",
+    )
+}
+
+/// A socket of a row once more, for when the table is off the screen: `udp REUSEADDR`, or `udp` if it sets nothing.
+fn described((kind, sets): (&str, Sets)) -> String {
+    match sets {
+        Nothing => kind.into(),
+        sets => format!("{kind} {}", sets.name().trim_start_matches("SO_")),
+    }
 }
 
 impl Sets {

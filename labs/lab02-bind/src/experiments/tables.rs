@@ -72,7 +72,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     ensure!(pair.local == client_addr, "bound to {client_addr}, connected from {}", pair.local);
     stage.kernel([(&format!("from {client_addr}:"), pair)])?;
 
-    stage.verdict(question, tcp_rows, "its port is taken; no TCP state has it until it listens or connects")
+    stage.verdict(question, tcp_rows, "its port is taken; neither table has it until it listens or connects")
 }
 
 /// The state of the socket bound to `addr` as ss (sock_diag) and as netstat (/proc/net) have it; `None`: no row.
