@@ -58,7 +58,9 @@ pub fn connect(stage: &mut Stage) -> Result<Verdict> {
     let mut heard = Vec::new();
     let mut limit = LIMIT;
     loop {
-        waits(&[&sock], limit)?;
+        if !waits(&[&sock], limit)? {
+            stage.client(format_args!("waited {limit:?}: nothing more came"));
+        }
         let received = recv(fd, &mut buffer, MsgFlags::MSG_DONTWAIT);
         let text = received
             .map_or(String::new(), |bytes_read| format!("  {:?}", String::from_utf8_lossy(&buffer[..bytes_read])));

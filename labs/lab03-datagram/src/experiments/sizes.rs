@@ -81,7 +81,7 @@ pub fn largest(stage: &mut Stage) -> Result<Verdict> {
 
     let any_port = SocketAddr::from((Ipv6Addr::LOCALHOST, 0));
     if bound(any_port).is_ok() {
-        stage.say("", "the same over IPv6, whose header has 40 bytes");
+        stage.say("", "the same over IPv6, whose length field leaves out its header");
         let over_ipv6 = largest_payload(stage, any_port, &[65_527, 65_528])?;
         ensure!(over_ipv6 == 65_527, "over IPv6 the largest was {over_ipv6}");
     } else {
@@ -167,7 +167,8 @@ pub fn text(stage: &mut Stage) -> Result<Verdict> {
     let (fd, receive_fd) = (sock.as_raw_fd(), receive_sock.as_raw_fd());
 
     let question = stage.ask(
-        "How many bytes does \"Hello world!\" need? How many does the Estonian word for truth need: t, U+00F5, d, e?",
+        "In UTF-8, how many bytes does \"Hello world!\" need? How many does the Estonian word for truth need: t, U+00F5, d, \
+         e?",
         [("13 and 5", [13, 5]), ("12 and 4", [12, 4]), ("11 and 4", [11, 4]), ("12 and 5", [12, 5])],
         // Of the second text the lecture says nothing; the first decides.
         Predicts { source: Some([11, 4]), kit: [12, 5] },
