@@ -8,7 +8,7 @@ use nix::{errno::Errno, unistd::Pid};
 use shared::{At, Predicts, Stage, Verdict};
 use socket2::Socket;
 
-use super::{LIMIT, receive_role, receiver, recv_block, relay_role, say_calls, send_block, send_blocks, sender};
+use super::{LIMIT, receive_role, receiver, recv_block, relay_role, say_calls, send_blocks, sender};
 use crate::message::{BLOCK_LEN, TERMINATOR, lecture_message};
 
 /// How long the receiver may still say something after the last block.
@@ -243,7 +243,7 @@ pub fn early_newline(stage: &mut Stage) -> Result<Verdict> {
         stage.say("receiver", format_args!("complete: {complete} bytes; the first line had {first_line}"));
     }
     // The rest of the second run becomes the start of the next message.
-    send_block(&send_sock, recv_addr, b"next\n")?;
+    send_blocks(stage, "sender", &send_sock, recv_addr, &[b"next\n"])?;
     let (next, _) = until_newline(stage, &recv_sock)?;
     stage.say(
         "receiver",

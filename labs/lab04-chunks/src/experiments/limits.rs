@@ -14,7 +14,7 @@ use nix::{
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
 
-use super::{LIMIT, receiver, recv_block, say_calls, send_block, send_blocks, sender, sockaddr};
+use super::{LIMIT, receiver, recv_block, say_calls, send_blocks, sender, sockaddr};
 use crate::{
     message::{BLOCK_LEN, lecture_message},
     udp::drops,
@@ -97,7 +97,7 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     setsockopt(&recv_sock, RxqOvfl, &1).at("setsockopt", recv_addr)?;
     stage.say("receiver", format_args!("setsockopt({recv_fd}, SOL_SOCKET, SO_RXQ_OVFL) = 0"));
     recv_sock.set_nonblocking(false).at("fcntl", recv_addr)?;
-    send_block(&send_sock, recv_addr, b"one more")?;
+    send_blocks(stage, "sender", &send_sock, recv_addr, &[b"one more"])?;
     let mut iov = [IoSliceMut::new(&mut buffer)];
     let mut space = cmsg_space!(u32);
     recv_sock.set_read_timeout(None).at("setsockopt", recv_addr)?; // the datagram has come; without a timeout recvmsg has no EINTR: signal(7)
@@ -111,7 +111,10 @@ pub fn small_buffer(stage: &mut Stage) -> Result<Verdict> {
     stage.say("receiver", format_args!("recvmsg({recv_fd}) = {}  SO_RXQ_OVFL says {told_text}", received.bytes));
 
     let lost = blocks.len() - calls;
-    stage.say("count", format_args!("{} sent, {calls} read, {lost} lost; drops {dropped}", blocks.len()));
+    stage.say(
+        "count",
+        format_args!("of the {} blocks {calls} were read and {lost} lost; drops {dropped}", blocks.len()),
+    );
     let observed = match lost {
         0 => Excess::AllKept,
         _ if dropped == lost as u64 && told == Some(dropped) => Excess::DroppedAndCounted,
@@ -176,5 +179,9 @@ pub fn kernel_splits(stage: &mut Stage) -> Result<Verdict> {
     stage.say("sender", format_args!("sendto({send_fd}, {}, {recv_addr}) = {}", message.len(), returned(&result)));
     ensure!(result == Err(Errno::EMSGSIZE), "84001 bytes in one call: {result:?}");
     let observed = Sent::Datagrams { full, calls: lengths.len() };
-    stage.verdict(question, observed, "with UDP_SEGMENT the kernel cuts up to 65507 bytes a call into blocks")
+    stage.verdict(
+        question,
+        observed,
+        "with UDP_SEGMENT the kernel splits up to 65507 bytes a call; beyond that the program must",
+    )
 }
