@@ -68,7 +68,7 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("ttl-option", "CORRECTED"),
         ("never-joined", "CORRECTED"),
         ("second-receiver", "ANSWERED"),
-        ("no-member", "CONFIRMED"),
+        ("no-member", "ANSWERED"),
         ("how-many", "CONFIRMED"),
         ("bound-to", "ANSWERED"),
         ("tcp-group", "CONFIRMED"),

@@ -30,7 +30,7 @@ pub fn never_joined(stage: &mut Stage) -> Result<Verdict> {
         "The stranger never joined the group. Datagrams are sent to the group, to the port of the stranger. Which of \
          them does the stranger receive?",
         [
-            ("not one: only a member receives", [false, false]),
+            ("none: only a member receives", [false, false]),
             ("each, until it sets a socket option", [true, false]),
             ("each: the kernel looks at the port only", [true, true]),
         ],
@@ -47,7 +47,7 @@ pub fn never_joined(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         [as_it_is, members_only],
-        "the host is the member; only IP_MULTICAST_ALL = 0 keeps a stranger out",
+        "bound to 0.0.0.0, a stranger hears all groups of the host, unless IP_MULTICAST_ALL is 0",
     )
 }
 
@@ -68,13 +68,17 @@ pub fn no_member(stage: &mut Stage) -> Result<Verdict> {
             ("after it has joined", [false, true]),
             ("before it joins: then it was open to all", [true, false]),
         ],
-        Predicts { source: Some([false, true]), kit: [false, true] },
+        Predicts { source: None, kit: [false, true] },
     )?;
     let before = hears(stage, "receiver", &send_sock, &receive_sock, &group)?;
     join(stage, "receiver", &receive_sock, group.ip())?;
     print_users(stage, &group)?;
     let after = hears(stage, "receiver", &send_sock, &receive_sock, &group)?;
-    stage.verdict(question, [before, after], "the kernel drops what is sent to a group without a member on the host")
+    stage.verdict(
+        question,
+        [before, after],
+        "some socket of the host must be a member; else the kernel drops what is sent to the group",
+    )
 }
 
 pub fn how_many(stage: &mut Stage) -> Result<Verdict> {

@@ -89,8 +89,8 @@ pub const LESSON: Lesson = Lesson {
             id: "no-member",
             starred: false,
             minutes: 3,
-            claim: "To receive multicast, the receiver must be subscribed to the group.",
-            source: "notes ch.2, UDP Multicasting; here nobody on this host is subscribed",
+            claim: "On this host no socket is a member of the group. What does the kernel do with a datagram to the group?",
+            source: "notes ch.2, UDP Multicasting; the question is ours",
             needs: &[],
             play: delivery::no_member,
         },
@@ -200,7 +200,8 @@ fn join(stage: &mut Stage, label: &str, sock: &Socket, group: &Ipv4Addr) -> Resu
 fn send_text(stage: &mut Stage, sock: &Socket, text: &str, to: SocketAddrV4) -> Result<usize, Errno> {
     let fd = sock.as_raw_fd();
     let sent = sendto(fd, text.as_bytes(), &SockaddrIn::from(to), MsgFlags::empty());
-    stage.say("sender", format_args!("sendto({fd}, \"{text}\", {}, {to}) = {}", text.len(), returned(&sent)));
+    let why = if text == END { "  ends the wait" } else { "" };
+    stage.say("sender", format_args!("sendto({fd}, \"{text}\", {}, {to}) = {}{why}", text.len(), returned(&sent)));
     sent
 }
 

@@ -33,6 +33,7 @@ pub fn tcp_group(stage: &mut Stage) -> Result<Verdict> {
     let destinations = [*group.ip(), Ipv4Addr::BROADCAST].map(|ip| SocketAddrV4::new(ip, port));
     let udp_sock = client(Type::DGRAM)?;
     udp_sock.set_broadcast(true).at("setsockopt", "SO_BROADCAST")?;
+    stage.say("UDP", format_args!("setsockopt({}, SOL_SOCKET, SO_BROADCAST, [1]) = 0", udp_sock.as_raw_fd()));
     for destination in destinations {
         ensure!(connected(stage, "UDP", &udp_sock, destination).is_ok(), "UDP has no way to {destination}");
     }
