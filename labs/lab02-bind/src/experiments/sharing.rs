@@ -116,8 +116,7 @@ pub fn taken_port(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         works,
-        "UDP and TCP have their own ports; to share one, both sockets set the same option, and with SO_REUSEADDR no TCP \
-         socket may listen yet",
+        "UDP and TCP have their own ports; to share one, both set the same option (SO_REUSEADDR: before any listen)",
     )
 }
 
