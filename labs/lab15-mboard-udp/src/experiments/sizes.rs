@@ -10,6 +10,8 @@ use crate::{DATAGRAM, client::cut};
 
 /// The lecture's limit of a data unit: 2^16 - 32.
 const LECTURE_LIMIT: usize = 65_504;
+/// With "1:" it is as long as a datagram can be.
+const LONGEST_TEXT: usize = DATAGRAM - 2;
 
 pub fn at_the_limit(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
@@ -21,8 +23,8 @@ pub fn at_the_limit(stage: &mut Stage) -> Result<Verdict> {
     let (server_sock, server_addr) = bound(ANY_PORT)?;
     let (client_sock, client_addr) = bound(ANY_PORT)?;
     let mut board = Board::default();
-    let request = Request::Publish { text: &[b'x'; DATAGRAM - 2] }.encode();
-    stage.client(format_args!("publishes {} bytes: with \"1:\" as much as a datagram holds", DATAGRAM - 2));
+    let request = Request::Publish { text: &[b'x'; LONGEST_TEXT] }.encode();
+    stage.client(format_args!("publishes {LONGEST_TEXT} bytes: with \"1:\" as much as a datagram holds"));
     says(stage, "client", &client_sock, &request, server_addr).at("sendto", server_addr)?;
     let (request, from) = hears(stage, "server", &server_sock)?;
     let answer = board.answer(&request, from, now())?;
@@ -54,7 +56,7 @@ pub fn at_the_limit(stage: &mut Stage) -> Result<Verdict> {
     ensure!(sent.is_ok() || sent == Err(Errno::EMSGSIZE), "sendto failed otherwise");
 
     // An answer begins with code, time, address and port: so much shorter the text must be.
-    let head = answer.len() - (DATAGRAM - 2);
+    let head = answer.len() - LONGEST_TEXT;
     stage.server(format_args!("an answer to this client begins with {head} bytes: code, time, address, port"));
     for (length, expected) in [(DATAGRAM - head, Ok(DATAGRAM)), (DATAGRAM - head + 1, Err(Errno::EMSGSIZE))] {
         let id = board.publish(client_addr, now(), &vec![b'x'; length])?;
