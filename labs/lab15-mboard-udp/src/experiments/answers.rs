@@ -112,7 +112,7 @@ pub fn no_sessions(stage: &mut Stage) -> Result<Verdict> {
     }
     let question = stage.ask(
         "Two clients have asked before the server reads. How many calls of recvfrom does its one thread need?",
-        [("1: it takes all that has come", 1), ("2: one for each client", 2), ("3: one for each request", 3)],
+        [("one: it takes all that has come", 1), ("two: one for each client", 2), ("three: one for each request", 3)],
         Predicts { source: Some(3), kit: 3 },
     )?;
     let mut calls = 0;
