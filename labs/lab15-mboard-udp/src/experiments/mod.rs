@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use kernel::{
     Need, Patience,
-    need::{LOOPBACK, PORTS, setting},
+    need::{DESCRIPTORS, LOOPBACK, PORTS, setting},
 };
 use nix::{
     errno::Errno,
@@ -56,7 +56,7 @@ const IPV6: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "server and client are on this machine",
-    needs: &[LOOPBACK, PORTS, DATAGRAM_BUFFERS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS, DATAGRAM_BUFFERS],
     experiments: &[
         Experiment {
             id: "lost-reply",

@@ -21,7 +21,7 @@ pub fn killed_halfway(stage: &mut Stage) -> Result<Verdict> {
     let mut client = Role::start(&["client", &server_addr.to_string(), "--publish", "-"])?;
     let conn_sock = accepted(&listen_sock)?;
     let conn_fd = conn_sock.as_raw_fd();
-    let peer_addr = conn_sock.peer_addr().at("getpeername", "")?.as_socket().context("not an IP socket")?;
+    let server = Pair::of(&conn_sock)?;
     client.type_line("Give 100 euros")?;
     let (mut request, mut buffer) = (Vec::new(), [0; 1024]);
     while !request.ends_with(b"\n") {
@@ -45,11 +45,10 @@ pub fn killed_halfway(stage: &mut Stage) -> Result<Verdict> {
     ensure!(waits(&conn_sock, LIMIT)?, "not seen within {LIMIT:?}: the client's end");
     let observed = recv(conn_fd, &mut buffer, MsgFlags::empty());
     stage.server(format_args!("recv({conn_fd}, 1024) = {}", returned(&observed)));
-    let server = Pair::of(&conn_sock)?;
     stage.kernel([("server", server)])?;
     if observed == Ok(0) {
         let mut board = Board::default();
-        board.answer(&request, peer_addr, now())?;
+        board.answer(&request, server.peer, now())?;
         let published = board.last(0).first().context("it was not published")?;
         stage.say("board", format_args!("has the message \"{}\"", published.text.escape_ascii()));
     }

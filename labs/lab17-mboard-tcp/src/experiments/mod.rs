@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use kernel::{
     Need, Patience,
-    need::{BUFFERS, LOOPBACK, PORTS, TIME_WAIT_BUCKETS},
+    need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS, TIME_WAIT_BUCKETS},
 };
 use nix::{
     errno::Errno,
@@ -40,7 +40,7 @@ const ARGUMENTS: Need = Need {
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "server and client are on this machine",
-    needs: &[LOOPBACK, PORTS, BUFFERS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS, BUFFERS],
     experiments: &[
         Experiment {
             id: "killed-halfway",
