@@ -102,6 +102,7 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         }
     }
     if let Some(no_input) = stage.without_input() {
+        stage.screen.end();
         return Ok(usage(lesson.lab, no_input));
     }
     if board.len() > 1 || board.len() == lesson.experiments.len() || missing.is_some() {

@@ -302,6 +302,7 @@ impl Stage {
             match (accept(&text), text.as_str()) {
                 (Some(taken), _) => break Ok(taken),
                 (None, key @ ("r" | "s" | "q")) => break Err(Error::msg(key.as_bytes()[0] as char)),
+                (None, _) if line => self.show(&format!("{:LABEL$}type a letter and Enter", "")),
                 (None, "?") => self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS)),
                 (None, _) => {}
             }
@@ -329,10 +330,14 @@ impl Stage {
         number: usize,
         experiment: &'static Experiment,
     ) -> Result<(Verdict, Option<char>)> {
+        let mut before: Option<Verdict> = None;
         loop {
             let (verdict, key) = self.play_once(number, experiment)?;
-            if key != Some('r') {
-                return Ok((verdict, key));
+            // Begun again and then skipped: what was decided before stays.
+            let decided = if verdict.outcome == NOT_PLAYED { before.take() } else { None };
+            match key {
+                Some('r') => before = Some(decided.unwrap_or(verdict)).filter(|verdict| verdict.outcome != NOT_PLAYED),
+                key => return Ok((decided.unwrap_or(verdict), key)),
             }
         }
     }
@@ -349,7 +354,8 @@ impl Stage {
         self.show(&format!("\n{}", self.heading[0]));
         self.last_time = Instant::now();
         self.told("claim", experiment.claim);
-        self.told("", experiment.source);
+        // Whether the source asks or asserts is told with --list: here it would narrow the answers.
+        self.told("", experiment.source.split("; the question is ours").next().unwrap_or_default());
         self.watch(false); // what is needed may take its time to be found
         let missing = experiment.needs.iter().find(|need| !(need.met)());
         self.watch(true);

@@ -39,7 +39,7 @@ pub fn silent_clients(stage: &mut Stage) -> Result<Verdict> {
             ("a thread, between two looks at its silent client", ServedBy::Worker),
             ("nobody, as long as the two stay silent", ServedBy::Nobody),
         ],
-        Predicts { source: Some(ServedBy::Worker), kit: ServedBy::Nobody },
+        Predicts { source: None, kit: ServedBy::Nobody },
     )?;
     let (echo, third) = third_client(stage, server_addr)?;
     let observed = match echo {
