@@ -67,9 +67,14 @@ fn server(options: &[&str]) -> (Role, SocketAddr) {
     (server, addr)
 }
 
+/// A client that waits for its answer however busy this machine is, unless the options say otherwise: one that asks
+/// again publishes twice.
 fn client(addr: SocketAddr, options: &[&str]) -> Command {
     let mut command = Command::new(LAB);
     command.args(["client", &addr.to_string()]).args(options);
+    if !options.contains(&"--timeout") {
+        command.args(["--timeout", "30"]);
+    }
     command
 }
 
@@ -82,7 +87,8 @@ fn publish(addr: SocketAddr, options: &[&str], text: &str) {
 fn texts(addr: SocketAddr, options: &[&str]) -> Vec<String> {
     let finished = run(&mut client(addr, options));
     assert_eq!(finished.code(), 0, "{finished:?}");
-    finished.stdout.lines().map(|line| line.splitn(4, "  ").nth(3).unwrap().into()).collect()
+    let lines = finished.stdout.lines().filter(|line| !line.starts_with("No answer in "));
+    lines.map(|line| line.splitn(4, "  ").nth(3).unwrap().into()).collect()
 }
 
 /// A foreign socket.
@@ -157,7 +163,7 @@ fn what_is_published_is_read_back_in_order() {
 fn a_message_comes_from_standard_input_without_its_last_newline() {
     let (_server, addr) = server(&[]);
     for (typed, kept) in [("one", "one"), ("two\nlines\n", "two\\nlines\\n")] {
-        let mut client = Role::spawn(client(addr, &["--publish", "-"]).args(["--timeout", "9.5"])).unwrap();
+        let mut client = Role::spawn(&mut client(addr, &["--publish", "-", "--timeout", "9.5"])).unwrap();
         client.type_line(typed).unwrap(); // adds a newline
         client.input = None;
         client.wait_for("Message Published\n").unwrap();
@@ -172,9 +178,11 @@ fn a_message_comes_from_standard_input_without_its_last_newline() {
 #[test]
 fn a_lost_answer_publishes_twice_and_with_a_request_id_once() {
     let (_server, addr) = server(&["--lose", "1"]);
-    let finished = run(&mut client(addr, &["--timeout", "0.2", "--publish", "twice"]));
-    assert_eq!(finished.stdout, "No answer in 200ms; asking again (1)\nMessage Published\n", "{finished:?}");
-    assert_eq!(texts(addr, &[]), ["twice", "twice"]);
+    let finished = run(&mut client(addr, &["--timeout", "0.5", "--publish", "twice"]));
+    assert!(finished.stdout.starts_with("No answer in 500ms; asking again (1)\n"), "{finished:?}");
+    assert!(finished.stdout.ends_with("Message Published\n"), "{finished:?}");
+    let kept = texts(addr, &[]); // two; more, if a busy machine let an answer come late
+    assert!(kept.len() >= 2 && kept.iter().all(|text| text == "twice"), "{kept:?}");
     let (_server, addr) = server_losing_one_publishes("once");
     assert_eq!(texts(addr, &[]), ["once"]);
 }
@@ -236,7 +244,7 @@ fn what_is_no_request_gets_its_code_and_the_server_goes_on() {
         let garbage = state.to_be_bytes();
         let _ = sock.send_to(&garbage[..usize::from(garbage[0]) % 8], addr); // what does not fit its buffer is dropped
     }
-    assert!(texts(addr, &["--last", "1", "--retries", "20"]).len() == 1);
+    assert!(texts(addr, &["--last", "1", "--timeout", "0.5", "--retries", "40"]).len() == 1);
 }
 
 #[test]
@@ -348,8 +356,7 @@ fn ipv6_works_as_ipv4_does() {
 #[test]
 fn a_strangers_answer_is_not_believed() {
     let (server, stranger) = (foreign(), foreign());
-    let mut client =
-        Role::spawn(client(server.local_addr().unwrap(), &["--publish", "hello"]).args(["--timeout", "10"])).unwrap();
+    let mut client = Role::spawn(&mut client(server.local_addr().unwrap(), &["--publish", "hello"])).unwrap();
     let mut buffer = [0; 64];
     let (bytes_read, client_addr) = server.recv_from(&mut buffer).unwrap();
     assert_eq!(&buffer[..bytes_read], b"1:hello");
@@ -417,7 +424,7 @@ fn pause_waits_before_each_call() {
     let line = server.line_with(" messages; requests to ").unwrap();
     let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
     step(&mut server, &["recvfrom("]);
-    let mut client = Role::spawn(client(addr, &["--publish", "hello", "--pause"]).args(["--timeout", "60"])).unwrap();
+    let mut client = Role::spawn(&mut client(addr, &["--publish", "hello", "--pause", "--timeout", "60"])).unwrap();
     step(&mut client, &["socket(AF_INET, SOCK_DGRAM, 0)", "connect(", "send(", "recv("]);
     step(&mut server, &["sendto("]);
     client.wait_for("Message Published\n").unwrap();
