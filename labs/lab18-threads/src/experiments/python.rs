@@ -26,7 +26,7 @@ use crate::{
 
 /// Two threads that compute, on a processor each, until the end of standard input. Turns of 0.1 s in place of 0.005 s:
 /// on a busy machine each change of turns costs a wait for the processor, and these waits are no work.
-const COMPUTES: &str = "
+const COMPUTES: &str = r"
 import os, sys, threading
 os.write(1, b'turn %s\n' % str(sys.getswitchinterval()).encode())
 sys.setswitchinterval(0.1)

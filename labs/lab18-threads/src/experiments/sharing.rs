@@ -130,7 +130,11 @@ pub fn if_for_while(stage: &mut Stage) -> Result<Verdict> {
     let mut consumers = Vec::new();
     for name in ["Consumer-1", "Consumer-2"] {
         let (queue, looks) = (queue.clone(), looks.clone());
-        let get = move || queue.get(|_| drop(looks.fetch_add(1, Relaxed))); // each time it finds the queue empty
+        let get = move || {
+            queue.get(|_| {
+                looks.fetch_add(1, Relaxed); // it has found the queue empty
+            })
+        };
         consumers.push(thread::Builder::new().name(name.into()).spawn(get).context(NO_THREAD)?);
     }
     wait_until("two consumers that wait", LIMIT, || Ok((queue.waiting() == 2).then_some(())))?;
