@@ -22,8 +22,8 @@ use nix::{
 };
 use shared::{At, Experiment, Lesson, Role};
 
-/// How long a state or an answer may take; far more than an idle machine needs.
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long a state or an answer may take; far more than an idle machine needs, and less than the stage's own limit.
+const LIMIT: Duration = Duration::from_secs(25);
 
 /// The interpreter whose lock the notes describe; from 3.13 on there are builds without it.
 const PYTHON: Need = Need {
