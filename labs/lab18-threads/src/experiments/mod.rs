@@ -55,7 +55,7 @@ const TEMPORARY_FOLDER: Need =
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
-    setting: "threads of this process and of its children",
+    setting: "threads of this process and of others",
     needs: &[DESCRIPTORS],
     experiments: &[
         Experiment {
