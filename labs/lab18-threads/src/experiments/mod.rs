@@ -135,7 +135,8 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo lab18 hello 4 --stay         (or: lock, condition, event, detached)"),
+        ("by hand", "cargo lab18 hello 4 --stay"),
+        ("", "cargo lab18 lock --speed 5         (or: condition, event, detached)"),
         ("watch", "ps -L -o pid,tid,stat,psr,comm -C lab18-threads"),
         ("sheet", "cargo lab18 sheet"),
     ],
