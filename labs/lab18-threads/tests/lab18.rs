@@ -126,8 +126,14 @@ fn the_demo_leaves_no_process_and_no_file_behind() {
     let folder = TempDir::new();
     let finished = run(Command::new(LAB).arg("demo").env("TMPDIR", folder.path()));
     assert_eq!(finished.code(), 0, "{}", finished.stdout);
+    for id in ["no-matter-what", "run-or-sleep"] {
+        let mut asking = Role::spawn(Command::new(LAB).args([id, "--pause"]).env("TMPDIR", folder.path())).unwrap();
+        asking.wait_for("[Enter]").unwrap();
+        signal(&asking, Signal::SIGINT);
+        asking.wait_for_end().unwrap();
+    }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
-    // Each child is named in the output, or is one of a name below; none of them still has this folder in its environment.
+    // Whatever the demo started has inherited this folder's name.
     let marked = format!("TMPDIR={}", folder.path().display());
     let left = fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read(entry.ok()?.path().join("environ")).ok());
     assert_eq!(left.filter(|environ| String::from_utf8_lossy(environ).contains(&marked)).count(), 0);

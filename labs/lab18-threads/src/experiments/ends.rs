@@ -17,9 +17,6 @@ pub fn no_matter_what(stage: &mut Stage) -> Result<Verdict> {
         ProcessStays,
         AtOnce,
     }
-    let folder = Folder::new()?;
-    let [lone_file, joined_file] = ["lone", "joined"].map(|name| folder.0.join(name));
-    let path = |file: &std::path::Path| file.to_string_lossy().into_owned();
     stage.say("detached", "User1 works for a minute, then it writes a file. Nobody joins it.");
 
     let question = stage.ask(
@@ -32,6 +29,9 @@ pub fn no_matter_what(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some(File::ThreadAlone), kit: File::Never },
     )?;
+    let folder = Folder::new()?; // not before: a demo that is left at its question leaves nothing behind
+    let [lone_file, joined_file] = ["lone", "joined"].map(|name| folder.0.join(name));
+    let path = |file: &std::path::Path| file.to_string_lossy().into_owned();
     let mut lone = Role::start(&["detached", "--seconds", "60", "--file", &path(&lone_file)])?;
     for line in ["(User1     ) Arrived", "(User2     ) Arrived", "(User2     ) Leaving"] {
         stage.say("detached", lone.line_with(line)?);

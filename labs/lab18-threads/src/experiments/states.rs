@@ -63,7 +63,6 @@ pub fn one_row(stage: &mut Stage) -> Result<Verdict> {
 }
 
 pub fn run_or_sleep(stage: &mut Stage) -> Result<Verdict> {
-    let folder = Folder::new()?;
     stage.say("tasks", "one computes; one waits for input; one waits in vfork(2)");
     stage.say("tasks", "one was sent SIGSTOP; one has ended, and its parent has not waited for it");
 
@@ -79,7 +78,7 @@ pub fn run_or_sleep(stage: &mut Stage) -> Result<Verdict> {
     stopped.wait_for("Click Enter")?;
     kill(stopped.pid(), Signal::SIGSTOP).at("kill", stopped.pid())?;
     let ended = Role::start(&["--version"])?; // waited for when it is dropped
-    let forking = Forking::start(folder)?;
+    let forking = Forking::start(Folder::new()?)?;
 
     let own = getpid();
     let mut letters = Vec::new();
