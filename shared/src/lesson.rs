@@ -62,6 +62,7 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         Err(error) => return Ok(usage(lesson.lab, &error.to_string())),
     };
     let mut screen = Screen::new();
+    screen.measure();
     if args.list {
         chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
         for Need { what, provided_by, .. } in lesson.needs.iter().filter(|need| !(need.met)()) {

@@ -195,14 +195,14 @@ impl Stage {
 
     /// One line: who, and what happened. A text too long for the line goes on below.
     pub fn say(&mut self, label: &str, text: impl Display) {
-        self.told(label, text);
-    }
-
-    /// As [`Stage::say`]; returns what was shown.
-    fn told(&mut self, label: &str, text: impl Display) -> String {
         let waited = self.last_time.elapsed();
         let stamp = if waited > STAMP_FROM { format!("  +{:.2}s", waited.as_secs_f64()) } else { String::new() };
-        let line = self.screen.hang(&format!("{label:<LABEL$}"), &format!("{text}{stamp}"));
+        self.told(label, format_args!("{text}{stamp}"));
+    }
+
+    /// A line that nobody waited for; returns it as it was shown.
+    fn told(&mut self, label: &str, text: impl Display) -> String {
+        let line = self.screen.hang(&format!("{label:<LABEL$}"), &text.to_string());
         self.show(&line);
         self.last_line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         self.last_time = Instant::now();
@@ -326,9 +326,12 @@ impl Stage {
         self.lines = 0;
         self.show(&format!("\n{}", self.heading[0]));
         self.last_time = Instant::now();
-        self.say("claim", experiment.claim);
-        self.say("", experiment.source);
-        let played = match experiment.needs.iter().find(|need| !(need.met)()) {
+        self.told("claim", experiment.claim);
+        self.told("", experiment.source);
+        self.watch(false); // what is needed may take its time to be found
+        let missing = experiment.needs.iter().find(|need| !(need.met)());
+        self.watch(true);
+        let played = match missing {
             Some(need) => {
                 let Verdict { outcome, text, .. } = Verdict::skipped(need);
                 Ok(Verdict { outcome, text: format!("{text}; a recorded run is in the sheet"), ..Verdict::default() })

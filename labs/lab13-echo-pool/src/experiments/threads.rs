@@ -1,13 +1,18 @@
 //! The pool, and what stops it.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::{
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
+use kernel::Patience;
 use nix::{
     errno::Errno,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv},
 };
-use shared::{At, Predicts, Stage, Verdict, returned};
+use shared::{Predicts, Stage, Verdict, returned};
 
 use super::{connected, request, server_role};
 
@@ -40,15 +45,12 @@ pub fn silent_clients(stage: &mut Stage) -> Result<Verdict> {
             )?);
         }
         let (third_sock, _) = connected(server_addr)?;
-        third_sock.set_read_timeout(Some(NOT_SERVED)).at("setsockopt", "SO_RCVTIMEO")?;
         request(stage, "third", &third_sock, "Hello TCP")?;
-        let echo = loop {
-            match recv(third_sock.as_raw_fd(), &mut [0; 1024], MsgFlags::empty()) {
-                Err(Errno::EINTR) => {} // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
-                echo => break echo,
-            }
-        };
-        stage.say("third", format_args!("recv({}, 1024) = {}", third_sock.as_raw_fd(), returned(&echo)));
+        let mut patience = Patience::new(NOT_SERVED);
+        let mut fds = [PollFd::new(third_sock.as_fd(), PollFlags::POLLIN)];
+        while poll(&mut fds, PollTimeout::try_from(patience.step())?) != Ok(1) && !patience.is_over() {}
+        let echo = recv(third_sock.as_raw_fd(), &mut [0; 1024], MsgFlags::MSG_DONTWAIT);
+        stage.say("third", format_args!("recv({}, 1024, MSG_DONTWAIT) = {}", third_sock.as_raw_fd(), returned(&echo)));
         ensure!(matches!(echo, Ok(9) | Err(Errno::EAGAIN)), "the third client got {echo:?}");
         *served = echo == Ok(9);
         if deadline == "0" {
