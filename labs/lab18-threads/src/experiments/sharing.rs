@@ -119,7 +119,8 @@ pub fn if_for_while(stage: &mut Stage) -> Result<Verdict> {
         got.push(consumer.join().map_err(|_| anyhow!("a consumer panicked"))?);
     }
     got.sort_unstable();
-    stage.say("listing", format_args!("the two got {got:?}; None is Python's IndexError"));
+    let told: Vec<_> = got.iter().map(|element| element.map_or("nothing".into(), |text| format!("{text:?}"))).collect();
+    stage.say("listing", format_args!("the two got {} (nothing: an IndexError in Python)", told.join(" and ")));
     let observed = match (ended.is_ok(), got.iter().flatten().count()) {
         (false, _) => Second::Waits,
         (true, 2) => Second::SameElement,
