@@ -152,6 +152,23 @@ fn two_kits_do_not_meet_and_one_kit_is_up_once() {
     interrupt(&mut second);
 }
 
+/// The tmux server of a classroom, which ends with its owner, also where a test fails.
+struct Tmux<'a>(&'a TempDir);
+
+impl Tmux<'_> {
+    fn told(&self, args: &[&str]) -> String {
+        let mut command = Command::new("tmux");
+        command.env_remove("TMUX").env("TMUX_TMPDIR", self.0.path()).args(["-L", "labkit"]).args(args);
+        run(&mut command).stdout
+    }
+}
+
+impl Drop for Tmux<'_> {
+    fn drop(&mut self) {
+        self.told(&["kill-server"]);
+    }
+}
+
 #[test]
 fn classroom_sets_out_both_hosts_and_the_cable_has_its_own_pane() {
     if skip_without(!have("tmux"), "tmux", "apt-get install tmux") || TwoHosts::up().is_none() {
@@ -169,10 +186,8 @@ fn classroom_sets_out_both_hosts_and_the_cable_has_its_own_pane() {
         let mut command = Command::new(kit.join("scripts/classroom.sh"));
         run(command.env_remove("TMUX").env("TMUX_TMPDIR", folder.path()).args(["12", "--two-hosts"]).args(args))
     };
-    let tmux = |args: &[&str]| {
-        let mut command = Command::new("tmux");
-        run(command.env_remove("TMUX").env("TMUX_TMPDIR", folder.path()).args(["-L", "labkit"]).args(args)).stdout
-    };
+    let server = Tmux(&folder);
+    let tmux = |args: &[&str]| server.told(args);
     let set_out = classroom(&["--detach", "--bin", bin.to_str().unwrap()]);
     assert_eq!(set_out.code(), 0, "{set_out:?}");
     let listed = tmux(&["list-panes", "-s", "-F", "#{pane_id} #{pane_width} #{pane_title}"]);

@@ -65,6 +65,13 @@ impl Screen {
         }
     }
 
+    /// The end of the program: what the shell prints next begins a line of its own.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            write_or_end("\n");
+        }
+    }
+
     /// A line was typed: where a terminal echoed it, the cursor is at the start of a line again.
     pub fn typed(&mut self) {
         self.open &= !stdin().is_terminal();

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd, AsRawFd};
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Counters, Pair, Patience, Row, State, tcp_socket, tcp_sockets, wait_until};
+use kernel::{Counters, Pair, Patience, State, tcp_socket, wait_until};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -90,7 +90,7 @@ pub fn cut(stage: &mut Stage) -> Result<Verdict> {
 fn arrived(stage: &mut Stage, label: &str, sock: &Socket, length: usize) -> Result<String> {
     let mut text = String::new();
     let sender = Pair::of(sock)?.other_end();
-    while text.len() < length && repeated(stage, sock, PollFlags::POLLIN, |row| row.pair == sender)? {
+    while text.len() < length && repeated(stage, sock, PollFlags::POLLIN, sender)? {
         let mut buffer = [0; 1024];
         let received = receive(sock, &mut buffer, MsgFlags::empty());
         let bytes = String::from_utf8_lossy(&buffer[..received.unwrap_or(0)]).into_owned();
@@ -104,11 +104,10 @@ fn arrived(stage: &mut Stage, label: &str, sock: &Socket, length: usize) -> Resu
     Ok(text)
 }
 
-/// Waits for `events` on `sock` until the timer of the row that `is_sender` finds has expired; false if they do not come.
+/// Waits for `events` on `sock` until the timer of `sender` has expired; false if they do not come.
 /// If the program was stopped while the cable was out, the kernel has doubled that timer meanwhile.
-fn repeated(stage: &mut Stage, sock: &Socket, events: PollFlags, is_sender: impl Fn(&Row) -> bool) -> Result<bool> {
-    let sender = tcp_sockets(0)?.into_iter().find(is_sender);
-    let timer = sender.and_then(|row| row.timer).unwrap_or_default();
+fn repeated(stage: &mut Stage, sock: &Socket, events: PollFlags, sender: Pair) -> Result<bool> {
+    let timer = tcp_socket(sender)?.and_then(|row| row.timer).unwrap_or_default();
     let mut shown = Patience::new(LIMIT);
     let mut patience = Patience::new(timer + LIMIT);
     loop {
@@ -155,23 +154,25 @@ pub fn new_connect(stage: &mut Stage) -> Result<Verdict> {
     let called = client_sock.connect(&server_addr.into());
     stage.client(format_args!("connect({fd}, {server_addr}) = {}", returned(&called)));
     let at_once = called.as_ref().is_err_and(|error| error.raw_os_error() != Some(Errno::EINPROGRESS as i32));
+    // The kernel has chosen the port already; the peer is known to getpeername only once the connection stands.
+    let local_addr =
+        client_sock.local_addr().at("getsockname", server_addr)?.as_socket().context("not an IP socket")?;
+    let client = Pair { local: local_addr, peer: server_addr };
     let mut error = None;
     if !at_once {
-        let client = wait_until("the SYN sent again", LIMIT, || {
+        let sent_again = wait_until("the SYN sent again", LIMIT, || {
             error = client_sock.take_error().at("getsockopt SO_ERROR", "")?;
             let sent_again = repeats(&client_sock).at("getsockopt TCP_INFO", "")?.sent_again;
             Ok((error.is_some() || sent_again > 0).then_some(sent_again))
         })?;
-        let row = tcp_sockets(0)?.into_iter().find(|row| row.pair.peer == server_addr).context("no row")?;
+        let row = tcp_socket(client)?.context("no row")?;
         let timer = row.timer.map_or(0.0, |timer| timer.as_secs_f64());
-        stage.say("kernel", format_args!("client {}, SYN sent again {client}x, next in {timer:.1} s", row.state));
+        stage.say("kernel", format_args!("client {}, SYN sent again {sent_again}x, next in {timer:.1} s", row.state));
     }
     cable(stage, "server", &listen_sock, MENDED)?;
-    let called_from = |row: &Row| row.pair.peer == server_addr && row.state == State::SynSent;
-    let connected = repeated(stage, &client_sock, PollFlags::POLLOUT, called_from)? && client_sock.peer_addr().is_ok();
+    let connected = repeated(stage, &client_sock, PollFlags::POLLOUT, client)? && client_sock.peer_addr().is_ok();
     if connected {
         stage.client(format_args!("is connected to {server_addr}"));
-        let client = Pair::of(&client_sock)?;
         stage.kernel([("client", client), ("server", client.other_end())])?;
     }
     let observed = match (at_once, error, connected) {
