@@ -35,6 +35,8 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         pause.before(&mut screen, format_args!("setsockopt({listen_fd}, SOL_SOCKET, SO_REUSEADDR, 1)"));
         listen_sock.set_reuse_address(true).at("setsockopt", addr)?;
     }
+    let reuse = u8::from(listen_sock.reuse_address().at("getsockopt", addr)?);
+    screen.line(format_args!("SO_REUSEADDR is {reuse}"));
 
     pause.before(&mut screen, format_args!("bind({listen_fd}, {addr})"));
     listen_sock.bind(&addr.into()).at("bind", addr)?;

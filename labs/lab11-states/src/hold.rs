@@ -56,7 +56,7 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     }
     log.say("held", facts.held);
     log.say("orphaned", facts.orphaned);
-    log.say("many mean", facts.pile);
+    log.say("if many", facts.pile);
     log.screen.line(format_args!("Holding {} for {} seconds ... (Ctrl-C ends it)", args.state, args.seconds));
 
     let start = Instant::now();

@@ -41,7 +41,7 @@ pub fn run(args: &TourArgs) -> Result<()> {
         log.say("names", format_args!("ss {}, netstat {}", facts.ss, facts.netstat));
         log.say("held", facts.held);
         log.say("orphaned", facts.orphaned);
-        log.say("many mean", facts.pile);
+        log.say("if many", facts.pile);
         log.screen.line("");
         seen.push(reached.state);
         if args.pause {

@@ -238,11 +238,12 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
     let client_fd = client_sock.as_raw_fd();
 
     let question = stage.ask(
-        "A TCP socket that is not connected calls sendto with an address and the flag MSG_FASTOPEN. What does sendto return?",
+        "A TCP socket that is not connected calls sendto with 3 bytes, an address and the flag MSG_FASTOPEN. What does sendto return?",
         [
             ("3, the bytes sent", Without::Sent),
             ("-1 ENOTCONN", Without::Refused(Errno::ENOTCONN)),
             ("-1 EPIPE", Without::Refused(Errno::EPIPE)),
+            ("-1 EISCONN", Without::Refused(Errno::EISCONN)),
         ],
         Predicts { source: Some(Without::Refused(Errno::ENOTCONN)), kit: Without::Sent },
     )?;

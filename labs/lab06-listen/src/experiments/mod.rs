@@ -97,7 +97,7 @@ pub const LESSON: Lesson = Lesson {
             id: "listener-io",
             starred: false,
             minutes: 3,
-            claim: "A listening socket is like an idle phone: the conversation starts after the pick-up.",
+            claim: "An idle phone cannot be talked into: a listening socket carries no data.",
             source: "notes ch.2, Listening",
             needs: &[],
             play: connect::listener_io,

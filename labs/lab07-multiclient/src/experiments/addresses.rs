@@ -25,26 +25,21 @@ const PRINTED: [u16; 7] = [13442, 13954, 14466, 14978, 15490, 16002, 16514];
 const DEFAULT_RANGE: RangeInclusive<u16> = 32768..=60999;
 
 pub fn swapped_ports(stage: &mut Stage) -> Result<Verdict> {
-    #[derive(Debug, PartialEq)]
-    enum Ports {
-        AsPrinted,
-        BytesSwapped,
-        TheServers,
-    }
+    let first_three = |ports: [u16; 7]| [ports[0], ports[1], ports[2]];
+    let (as_printed, bytes_swapped) = (first_three(PRINTED), first_three(PRINTED.map(u16::swap_bytes)));
     let (listen_sock, server_addr) = listening()?;
     stage.server(format_args!("listen({}, 8) = 0  on {server_addr}", listen_sock.as_raw_fd()));
 
     let question = stage.ask(
         "The handout prints 13442, 13954 and 14466. Which ports did those three clients have?",
         [
-            ("13442, 13954 and 14466", Ports::AsPrinted),
-            ("33332, 33334 and 33336", Ports::BytesSwapped),
-            ("4444, 4444 and 4444", Ports::TheServers),
+            ("13442, 13954 and 14466", as_printed),
+            ("33332, 33334 and 33336", bytes_swapped),
+            ("41982, 41984 and 41986", [41982, 41984, 41986]),
         ],
-        Predicts { source: Some(Ports::AsPrinted), kit: Ports::BytesSwapped },
+        Predicts { source: Some(as_printed), kit: bytes_swapped },
     )?;
 
-    let mut ours = Vec::new();
     for _ in 0..3 {
         let client_sock = connected(server_addr)?;
         let client_fd = client_sock.as_raw_fd();
@@ -62,17 +57,15 @@ pub fn swapped_ports(stage: &mut Stage) -> Result<Verdict> {
         let row = tcp_socket(Pair::of(&client_sock)?)?.context("the client is in no table")?;
         let port = row.pair.local.port();
         stage.say("kernel", format_args!("client {}  port {}", row.state, in_bytes(port)));
-        ours.push(port);
     }
     // A connect takes a port of this range, by preference an even one; bind(0) by preference an odd one.
     let range = setting("net/ipv4/ip_local_port_range").iter().map(u64::to_string).collect::<Vec<_>>().join(" ");
     stage.say("kernel", format_args!("net.ipv4.ip_local_port_range = {range}"));
-    let as_printed = like_linux(stage, "printed", PRINTED);
-    let bytes_swapped = like_linux(stage, "swapped", PRINTED.map(u16::swap_bytes));
-    let observed = match (as_printed, bytes_swapped) {
-        _ if ours.contains(&server_addr.port()) => Ports::TheServers,
-        (true, false) => Ports::AsPrinted,
-        (false, true) => Ports::BytesSwapped,
+    let printed_fit = like_linux(stage, "printed", PRINTED);
+    let swapped_fit = like_linux(stage, "swapped", PRINTED.map(u16::swap_bytes));
+    let observed = match (printed_fit, swapped_fit) {
+        (true, false) => as_printed,
+        (false, true) => bytes_swapped,
         both => bail!("as printed and swapped, they fit: {both:?}"),
     };
     stage.verdict(question, observed, "ports travel highest byte first; the handout forgot ntohs()")

@@ -140,7 +140,7 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     // The server closes only after the ACK of this FIN has come, or a late ACK may cost TIME-WAIT: lab10, how-long.
     stopped(&server)?;
     leaving_sock.shutdown(Shutdown::Write).at("shutdown", server_addr)?;
-    stage.say("fourth", format_args!("shutdown({leaving_fd}, SHUT_WR) = 0"));
+    stage.say("fourth", format_args!("shutdown({leaving_fd}, SHUT_WR) = 0  on {}", pair.local));
     wait_for_state(pair, Some(State::FinWait2), TIME_LIMIT)?;
     kill(server.pid(), Signal::SIGCONT).at("kill", server.pid())?;
     wait_for_state(pair, Some(State::TimeWait), TIME_LIMIT)?; // recv need not wait then, so no SIGCHLD can interrupt it
@@ -164,6 +164,11 @@ pub fn slot_freed(stage: &mut Stage) -> Result<Verdict> {
     };
     let [left, _] = stage.kernel([("fourth", pair), ("next", Pair::of(&next_sock)?)])?;
     anyhow::ensure!(left == Some(State::TimeWait), "the fourth client's TIME-WAIT has gone");
+    // TIME-WAIT has the address of the client that left; the next client has another.
+    let new_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", pair.local)?;
+    let bound = new_sock.bind(&pair.local.into());
+    stage.say("another", format_args!("bind({}, {}) = {}", new_sock.as_raw_fd(), pair.local, returned(&bound)));
+    anyhow::ensure!(bound.is_err(), "TIME-WAIT does not block the port of the client that left");
     drop(refused_sock);
     stage.verdict(
         question,
@@ -234,10 +239,9 @@ pub fn one_line(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
-    enum Fate {
-        BothWait,
-        BothServed,
-        SilentDropped,
+    enum Gets {
+        NoBytes,
+        SomeBytes,
     }
     let (mut server, server_addr) = server_role()?;
     let reader_sock = let_in(&mut server, server_addr)?;
@@ -249,14 +253,17 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     let buffers = largest("net/ipv4/tcp_rmem") + largest("net/ipv4/tcp_wmem") + OUTBOX_LIMIT;
     let most_lines = 3 * buffers / LONG_LINE;
 
+    stage.server("never blocks in send: what a client does not take waits in a queue");
+    stage.server(format_args!("drops a client for which more than {} KiB would wait", OUTBOX_LIMIT / 1024));
     let question = stage.ask(
-        "One client reads, another never does. The operator sends line after line of 60,000 bytes. What happens to the two?",
+        "One client reads, another is silent. The operator sends long lines until the server drops the silent client. Then the silent client calls recv until it gets no more bytes. What does it get?",
         [
-            ("both wait: the server blocks in send", Fate::BothWait),
-            ("both get all lines: the kernel keeps them", Fate::BothServed),
-            ("the reader gets all lines, the silent one a reset", Fate::SilentDropped),
+            ("no bytes, then 0", (Gets::NoBytes, Ok(()))),
+            ("no bytes, then -1 ECONNRESET", (Gets::NoBytes, Err(Errno::ECONNRESET))),
+            ("some bytes, then 0", (Gets::SomeBytes, Ok(()))),
+            ("some bytes, then -1 ECONNRESET", (Gets::SomeBytes, Err(Errno::ECONNRESET))),
         ],
-        Predicts { source: None, kit: Fate::SilentDropped },
+        Predicts { source: None, kit: (Gets::SomeBytes, Err(Errno::ECONNRESET)) },
     )?;
     let line = "x".repeat(LONG_LINE);
     let mut buffer = vec![0; 64 * 1024];
@@ -280,28 +287,27 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     }
     stage.say("reader", format_args!("recv({reader_fd}, 65536) x{calls} = {bytes} bytes"));
     stage.say("operator", format_args!("{lines} lines of {} bytes with their newline", LONG_LINE + 1));
-    let observed = if dropped {
-        stage.server(server.line_with(&format!("> Dropped client [{silent_addr}]"))?);
-        // The silent client can still read what had reached its kernel. The next recv tells of the reset.
-        let mut late = 0;
-        let end = loop {
-            match uninterrupted(|| recv(silent_fd, &mut buffer, MsgFlags::empty())) {
-                Ok(bytes_read) if bytes_read > 0 => late += bytes_read,
-                end => break end,
+    anyhow::ensure!(!waits, "the reader waits, too: the server blocks in send");
+    anyhow::ensure!(dropped, "the server dropped nobody");
+    stage.server(server.line_with(&format!("> Dropped client [{silent_addr}]"))?);
+    let (mut late_calls, mut late_bytes) = (0, 0);
+    let end = loop {
+        match uninterrupted(|| recv(silent_fd, &mut buffer, MsgFlags::empty())) {
+            Ok(bytes_read) if bytes_read > 0 => {
+                late_bytes += bytes_read;
+                late_calls += 1;
             }
-        };
-        stage.say("silent", format_args!("{late} bytes had reached its kernel, then:"));
-        stage.say("silent", format_args!("recv({silent_fd}, 65536) = {}", returned(&end)));
-        anyhow::ensure!(end == Err(Errno::ECONNRESET), "the silent client saw {end:?} instead of a reset");
-        Fate::SilentDropped
-    } else if waits {
-        Fate::BothWait
-    } else {
-        Fate::BothServed
+            end => break end,
+        }
     };
-    let lesson =
-        format!("the server's send never blocks; the server keeps at most {} KiB for a client", OUTBOX_LIMIT / 1024);
-    stage.verdict(question, observed, &lesson)
+    stage.say("silent", format_args!("recv({silent_fd}, 65536) x{late_calls} = {late_bytes} bytes"));
+    stage.say("silent", format_args!("recv({silent_fd}, 65536) = {}", returned(&end)));
+    let gets = if late_bytes > 0 { Gets::SomeBytes } else { Gets::NoBytes };
+    stage.verdict(
+        question,
+        (gets, end.map(|_| ())),
+        "what had reached the client's kernel is still read; then recv tells of the reset",
+    )
 }
 
 /// Repeats a call that Ctrl-Z and fg interrupted: with SO_RCVTIMEO the kernel does not restart it, see signal(7).

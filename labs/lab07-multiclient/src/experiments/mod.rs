@@ -51,7 +51,7 @@ pub const LESSON: Lesson = Lesson {
             id: "fifth",
             starred: true,
             minutes: 5,
-            claim: "With four clients in, the server rejects the fifth. The fifth client shows why; it shows no line \"Connected\".",
+            claim: "With four clients in, the server rejects the fifth. The fifth client shows no line \"Connected\".",
             source: "lab 7 handout, step 7",
             needs: &[],
             play: crowd::fifth,

@@ -31,27 +31,32 @@ struct Framing {
 }
 
 const FRAMINGS: [Framing; 4] = [
-    Framing { name: "lecture's loop", frame: with_terminator, receive: lectures_loop },
-    Framing { name: "split at \\n", frame: with_terminator, receive: split_at_terminator },
-    Framing { name: "length first", frame: with_length, receive: by_length },
-    Framing { name: "end of stream", frame: <[u8]>::to_vec, receive: until_end },
+    Framing { name: "loop", frame: with_terminator, receive: lectures_loop },
+    Framing { name: "split", frame: with_terminator, receive: split_at_terminator },
+    Framing { name: "length", frame: with_length, receive: by_length },
+    Framing { name: "end", frame: <[u8]>::to_vec, receive: until_end },
 ];
 
 pub fn framing(stage: &mut Stage) -> Result<Verdict> {
     let mut text = "x".repeat(2 * BUFFER).into_bytes();
     text[BUFFER - 1] = b'\n'; // the last byte of the first block
     let half = "x".repeat(2 * BUFFER).into_bytes();
+    stage.say("receivers", "four, and how each finds the end of a message:");
+    stage.say("loop", "the lecture's: it takes whole blocks until one ends with \\n");
+    stage.say("split", "it cuts what has come at each \\n, also within a block");
+    stage.say("length", "4 bytes first say how many bytes the message has");
+    stage.say("end", "all bytes until the end of the stream are one message");
     let question = stage.ask(
         "Three trials. In the first, byte 1024 of a message of 2048 bytes is a newline. In the second, one send has two messages, \"first\" and \"second\". In the third, the sender dies halfway. Which receivers get the first two right and notice the third?",
         [
-            ("the lecture's loop, split at \\n, and length first", [true, true, true, false]),
-            ("split at \\n, and length first", [false, true, true, false]),
-            ("length first, and end of stream", [false, false, true, true]),
-            ("only length first", [false, false, true, false]),
+            ("loop, split and length", [true, true, true, false]),
+            ("split and length", [false, true, true, false]),
+            ("length and end", [false, false, true, true]),
+            ("only length", [false, false, true, false]),
         ],
         Predicts { source: Some([true, true, true, false]), kit: [false, false, true, false] },
     )?;
-    stage.say("server", format_args!("{:15}{:14}{:14}{}", "took", "newline in it", "two at once", "dies halfway"));
+    stage.say("server", format_args!("{:10}{:15}{:14}{}", "took", "newline in it", "two at once", "dies halfway"));
     let mut right = [true; 4];
     for (right, framing) in right.iter_mut().zip(FRAMINGS) {
         let two = [(framing.frame)(b"first"), (framing.frame)(b"second")].concat();
@@ -67,7 +72,7 @@ pub fn framing(stage: &mut Stage) -> Result<Verdict> {
             *right &= heard == wanted;
             cells.push(told(&heard));
         }
-        stage.say("", format_args!("{:15}{:14}{:14}{}", framing.name, cells[0], cells[1], cells[2]));
+        stage.say("", format_args!("{:10}{:15}{:14}{}", framing.name, cells[0], cells[1], cells[2]));
     }
     stage.verdict(question, right, "a length says where the end is, whatever the bytes are")
 }

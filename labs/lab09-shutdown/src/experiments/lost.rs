@@ -178,7 +178,7 @@ pub fn linger_0(stage: &mut Stage) -> Result<Verdict> {
     client_sock.set_linger(Some(Duration::ZERO)).at("setsockopt", "")?;
     stage.client(format_args!("setsockopt({client_fd}, SOL_SOCKET, SO_LINGER, {{l_onoff=1, l_linger=0}}) = 0"));
     let question = stage.ask(
-        "On this connection SO_LINGER is on, with 0 s. The client closes. What does the server's recv return, and which state has the client's end?",
+        "On this connection SO_LINGER is on, with 0 s. The client closes. What does the server's recv return, and in which state is the client's end?",
         [
             ("0, TIME-WAIT", (Ok(0), Some(State::TimeWait))),
             ("0, in no table", (Ok(0), None)),

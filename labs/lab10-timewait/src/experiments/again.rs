@@ -22,6 +22,7 @@ use crate::connection::{acknowledged, readable};
 pub fn still_connected(stage: &mut Stage) -> Result<Verdict> {
     // The old run: the lecture program, which sets SO_REUSEADDR.
     let mut server = Role::start(&["server", "127.0.0.1:0"])?;
+    let option = server.line_with("SO_REUSEADDR is ")?;
     let line = server.line_with(" is in listening state")?;
     let server_addr: SocketAddr = line.split_whitespace().nth(1).context("no address")?.parse()?;
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
@@ -34,6 +35,7 @@ pub fn still_connected(stage: &mut Stage) -> Result<Verdict> {
     server.wait_for(&format!("New client connected from {}", client.local))?;
     let listener = Pair { local: server_addr, peer: (Ipv4Addr::UNSPECIFIED, 0).into() };
     stage.kernel([("listener", listener), ("server", conn), ("client", client)])?;
+    stage.say("old run", option.trim_end());
 
     stage.look(format_args!("scripts/states.sh {} --watch", server_addr.port()));
     let question = stage.ask(

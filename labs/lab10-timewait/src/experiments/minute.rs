@@ -79,12 +79,12 @@ fn look_at_timer(stage: &mut Stage, end: Pair) -> Result<Look> {
 pub fn fin_timeout(stage: &mut Stage) -> Result<Verdict> {
     stage.say("private", "a network namespace of its own, where the setting may be changed");
     let question = stage.ask(
-        "There tcp_fin_timeout becomes 1 s. Which waits of closed sockets end sooner than before?",
+        "There tcp_fin_timeout becomes 1 s. Which timers of closed sockets end sooner than before?",
         [
             ("TIME-WAIT only", (true, false)),
             ("FIN-WAIT-2 only, where the peer does not close", (false, true)),
             ("TIME-WAIT, and FIN-WAIT-2 where the peer does not close", (true, true)),
-            ("no state's: it limits how long close may block", (false, false)),
+            ("none: it limits how long close may block", (false, false)),
         ],
         Predicts { source: None, kit: (false, true) },
     )?;

@@ -135,7 +135,7 @@ pub fn at_the_server(stage: &mut Stage) -> Result<Verdict> {
         let states = stage.kernel([("server", server), ("client", client)])?;
         ensure!(states == [Some(State::Established); 2], "the same pair of addresses should be connected");
     }
-    stage.verdict(question, errno_of(&connected), "connect succeeds at once where TIME-WAIT is at the listening end")
+    stage.verdict(question, errno_of(&connected), "connect succeeds at once if the listening end is in TIME-WAIT")
 }
 
 pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
@@ -209,7 +209,11 @@ pub fn tw_reuse(stage: &mut Stage) -> Result<Verdict> {
             stage.say("clock", "before Linux 6.14 the next second of the clock is enough, and it came: once more");
             continue;
         }
-        return stage.verdict(question, observed, "connect may take over a TIME-WAIT that is older than a second");
+        return stage.verdict(
+            question,
+            observed,
+            "on loopback connect may take over a TIME-WAIT older than a second; elsewhere if tcp_tw_reuse is 1",
+        );
     }
     bail!("no round was played")
 }

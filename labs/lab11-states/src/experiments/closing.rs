@@ -65,7 +65,7 @@ pub fn fin_wait_1(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
     enum Leaves {
         AtOnce,
-        OnceRead,
+        OnceRoom,
         OnceClosed,
     }
     let (client_sock, conn_sock) = connected_pair(Some(SMALL))?;
@@ -76,10 +76,10 @@ pub fn fin_wait_1(stage: &mut Stage) -> Result<Verdict> {
         "The server's window is full. The client calls shutdown(SHUT_WR). When does the client reach FIN-WAIT-2?",
         [
             ("at once: a FIN carries no data", Leaves::AtOnce),
-            ("once the server has read all data", Leaves::OnceRead),
+            ("once the server has made room for the rest", Leaves::OnceRoom),
             ("once the server has closed", Leaves::OnceClosed),
         ],
-        Predicts { source: None, kit: Leaves::OnceRead },
+        Predicts { source: None, kit: Leaves::OnceRoom },
     )?;
     shut(stage, "client", &client_sock);
     wait_until_settled(ends, [Some(State::FinWait1), Some(State::Established)])?;
@@ -99,7 +99,7 @@ pub fn fin_wait_1(stage: &mut Stage) -> Result<Verdict> {
     let [then, _] = stage.kernel([("client", ends[0]), ("server", ends[1])])?;
     let observed = match (first, then) {
         (Some(State::FinWait2), _) => Leaves::AtOnce,
-        (Some(State::FinWait1), Some(State::FinWait2)) => Leaves::OnceRead,
+        (Some(State::FinWait1), Some(State::FinWait2)) => Leaves::OnceRoom,
         (Some(State::FinWait1), Some(State::FinWait1)) => Leaves::OnceClosed,
         other => bail!("the client went through {other:?}"),
     };

@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 use super::{LIMIT, connected_pair, listening, wait_until_settled};
 use crate::reach::DeferAccept;
 
-/// The kernel rounds up to 15; data ends the wait earlier.
+/// The kernel rounds up to 15, and then takes an ACK without data; data ends the wait earlier.
 const DEFER_SECONDS: i32 = 10;
 
 pub fn closed(stage: &mut Stage) -> Result<Verdict> {
@@ -46,7 +46,7 @@ pub fn closed(stage: &mut Stage) -> Result<Verdict> {
     ensure!(!listed, "the bound socket is in the table");
 
     let question = stage.ask(
-        "ss lists none of these two sockets. Their descriptors are open. Which state does getsockopt(TCP_INFO) give for each?",
+        "ss -a lists neither of these two sockets. Their descriptors are open. Which state does getsockopt(TCP_INFO) give for each?",
         [
             ("bound: an error, client: an error", (None, None)),
             ("bound: an error, client: CLOSED", (None, Some(State::Closed))),
@@ -82,7 +82,7 @@ pub fn deferred(stage: &mut Stage) -> Result<Verdict> {
     let client_fd = client_sock.as_raw_fd();
 
     let question = stage.ask(
-        "With this option accept hears only of clients that have sent data. A client connects and sends nothing. Which states stay?",
+        "With this option accept hears later of a client that has sent nothing. A client connects and sends nothing. Which states do the ends have at first?",
         [
             ("client ESTABLISHED, server ESTABLISHED", [Some(State::Established); 2]),
             ("client SYN-SENT, server SYN-RECEIVED", [Some(State::SynSent), Some(State::SynReceived)]),
@@ -107,5 +107,9 @@ pub fn deferred(stage: &mut Stage) -> Result<Verdict> {
     stage.client(format_args!("send({client_fd}, \"hello\", 5) = {}", returned(&sent)));
     wait_for_state(ends[1], Some(State::Established), LIMIT)?;
     stage.kernel([("client", ends[0]), ("server", ends[1])])?;
-    stage.verdict(question, observed, "each end has its own state; the server's kernel drops an ACK without data")
+    stage.verdict(
+        question,
+        observed,
+        "each end has its own state; at first the server's kernel drops an ACK without data",
+    )
 }

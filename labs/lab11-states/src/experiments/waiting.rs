@@ -112,7 +112,7 @@ pub fn last_ack(stage: &mut Stage) -> Result<Verdict> {
 
     let owner = |pair| -> Result<_> { Ok(tcp_socket(pair)?.map(|row| (row.state, row.inode != 0))) };
     let question = stage.ask(
-        "The client does not read. The server closes its only descriptor. Which state has the server's end, and which process holds it?",
+        "The client does not read. The server closes its only descriptor. In which state is the server's end, and which process holds it?",
         [
             ("in no table, no process", None),
             ("LAST-ACK, no process", Some((State::LastAck, false))),
