@@ -1,0 +1,2 @@
+mod session;
+fn main() {}
