@@ -33,9 +33,7 @@ impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let processed = match self {
             Failure::Refused(why, processed) => write!(f, "{why}").map(|()| processed),
-            Failure::Silence(attempts, processed) => {
-                write!(f, "no answer to {attempts} attempts").map(|()| processed)
-            }
+            Failure::Silence(attempts, processed) => write!(f, "no answer to {attempts} attempts").map(|()| processed),
             Failure::TooLong(limit, processed) => {
                 write!(f, "the answer is longer than {limit} bytes").map(|()| processed)
             }
@@ -127,7 +125,9 @@ impl ClientEnd {
                     Taken::TooLong => self.fail(Failure::TooLong(self.answer_limit, Processed::Yes)),
                 }
             }
-            (Datagram::End { session }, Phase::Ending(_)) if session == self.session => self.phase = Phase::Done(Ok(())),
+            (Datagram::End { session }, Phase::Ending(_)) if session == self.session => {
+                self.phase = Phase::Done(Ok(()))
+            }
             (Datagram::Refused { id, why }, phase) if id == self.session => match phase {
                 Phase::Ending(_) => self.phase = Phase::Done(Ok(())), // the answer is here; no session is what we want
                 _ => self.fail(Failure::Refused(why, self.processed())),

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 pub use self::{
     assembly::{Assembly, Taken},
-    client_end::{ClientEnd, Failure, Processed},
+    client_end::ClientEnd,
     outgoing::Outgoing,
     server_end::{Event, Limits, Sessions},
 };

@@ -99,8 +99,7 @@ impl Outgoing {
 mod tests {
     use super::*;
 
-    const TIMING: Timing =
-        Timing { first: Duration::from_millis(100), most: Duration::from_millis(300), attempts: 4 };
+    const TIMING: Timing = Timing { first: Duration::from_millis(100), most: Duration::from_millis(300), attempts: 4 };
 
     fn ms(millis: u64) -> Duration {
         Duration::from_millis(millis)

@@ -10,38 +10,18 @@ use std::{
 use proptest::prelude::*;
 
 use super::{
-    ClientEnd, Event, Failure, Limits, Processed, Sessions, Timing,
+    ClientEnd, Event, Limits, Sessions, Timing,
+    client_end::{Failure, Processed},
     wire::{Datagram, Refusal},
 };
-
-/// SplitMix64 by G. Steele, D. Lea and C. Flood, OOPSLA 2014; constants as in S. Vigna's splitmix64.c. As in lab04.
-pub struct SplitMix64(u64);
-
-impl SplitMix64 {
-    pub fn new(seed: u64) -> Self {
-        SplitMix64(seed)
-    }
-
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
+use crate::fate::SplitMix64;
 
 const SERVER: usize = usize::MAX;
 /// After this the test itself has failed: nobody waits so long.
 const END: Duration = Duration::from_secs(3600);
 const TIMING: Timing = Timing { first: Duration::from_millis(200), most: Duration::from_secs(2), attempts: 8 };
-const LIMITS: Limits = Limits {
-    sessions: 100,
-    message: 1 << 20,
-    memory: 1 << 24,
-    idle: Duration::from_secs(60),
-    timing: TIMING,
-};
+const LIMITS: Limits =
+    Limits { sessions: 100, message: 1 << 20, memory: 1 << 24, idle: Duration::from_secs(60), timing: TIMING };
 
 /// What the link does to a datagram, in percent.
 #[derive(Clone, Copy, Debug)]

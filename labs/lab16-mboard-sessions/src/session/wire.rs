@@ -113,14 +113,17 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::session::simulation::SplitMix64;
+    use crate::fate::SplitMix64;
 
     #[test]
     fn a_datagram_reads_as_it_is_documented() {
         for (text, datagram) in [
             ("O:17:1", Datagram::Open { token: 17, window: 1 }),
             ("S:17:4711", Datagram::Session { token: 17, session: 4711 }),
-            ("B:4711:1:1:Hello: world", Datagram::Block { session: 4711, number: 1, last: false, bytes: b"1:Hello: world" }),
+            (
+                "B:4711:1:1:Hello: world",
+                Datagram::Block { session: 4711, number: 1, last: false, bytes: b"1:Hello: world" },
+            ),
             ("L:4711:2:", Datagram::Block { session: 4711, number: 2, last: true, bytes: b"" }),
             ("C:4711:2:3", Datagram::Confirm { session: 4711, number: 2, next: 3 }),
             ("E:4711", Datagram::End { session: 4711 }),
@@ -134,8 +137,9 @@ mod tests {
     #[test]
     fn anything_else_is_none_of_this_protocol() {
         for text in [
-            "", "O", "O:", "O:1", "O:1:0", "O:1:2:3", "O:-1:1", "O:+1:1", "O: 1:1", "O:4294967296:1", "S:1", "B:1:2", "B:1:0:x",
-            "b:1:1:x", "C:1:2", "C:1:2:3:4", "E:", "E:1:", "X:1:", "X:1:no", "XX:1:full", "Hello world!", ":::", "1:Hello",
+            "", "O", "O:", "O:1", "O:1:0", "O:1:2:3", "O:-1:1", "O:+1:1", "O: 1:1", "O:4294967296:1", "S:1", "B:1:2",
+            "B:1:0:x", "b:1:1:x", "C:1:2", "C:1:2:3:4", "E:", "E:1:", "X:1:", "X:1:no", "XX:1:full", "Hello world!",
+            ":::", "1:Hello",
         ] {
             assert_eq!(Datagram::parse(text.as_bytes()), None, "{text}");
         }
