@@ -14,6 +14,7 @@
 //! Source: lecture notes, chapter 2, "Part 2: Stateful Protocol (Introducing sessions on UDP)".
 //! Read: udp(7), recvfrom(2), RFC 9293 3.4 to 3.8, RFC 9000 5.1 and 9 on connection ids.
 
+mod captured;
 mod client;
 mod experiments;
 mod fate;
@@ -82,6 +83,9 @@ enum Command {
     Client(ClientArgs),
     /// Between the two: delay, lose, double and reorder datagrams, the same for the same seed
     Relay(RelayArgs),
+    /// Capture a connection and a session, and print them: for the experiment `parts`
+    #[command(hide = true)]
+    Capture,
 }
 
 #[derive(Args)]
@@ -201,6 +205,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
             Cli::command().error(ErrorKind::ValueValidation, "the three rates are more than 100 together").exit()
         }
         Some(Command::Relay(args)) if args.tcp => relay_tcp::run(args).map(|()| ExitCode::SUCCESS),
+        Some(Command::Capture) => captured::run().map(|()| ExitCode::SUCCESS),
         Some(Command::Relay(args)) => relay::run(args).map(|()| ExitCode::SUCCESS),
     }
 }

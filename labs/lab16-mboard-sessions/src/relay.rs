@@ -140,7 +140,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
                 way.server_sock = towards(args.to)?;
                 let new_addr =
                     way.server_sock.local_addr().at("getsockname", "")?.as_socket().context("not an IP socket")?;
-                screen.line(format_args!("From now on {client} speaks to the server from {new_addr}"));
+                screen.line(format_args!("To the server {client} is now {new_addr}"));
             }
             let server_fd = way.server_sock.as_raw_fd();
             pause.before(&mut screen, format_args!("send({server_fd}, {})", datagram.len()));

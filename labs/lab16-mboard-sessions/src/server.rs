@@ -101,8 +101,14 @@ pub fn run(args: &ServerArgs) -> Result<()> {
 fn carry_out(event: Event, board: &mut Board, sessions: &mut Sessions, screen: &mut Screen) -> Result<()> {
     tell(&event, sessions, screen);
     if let Event::Whole { session, client, request, .. } = event {
-        let answer = board.answer(&request, client, now())?; // an error: the journal's disk is full
-        if let Some(refused) = sessions.answer(session, answer) {
+        let refused = match board.answer(&request, client, now()) {
+            Ok(answer) => sessions.answer(session, answer),
+            Err(error) => {
+                screen.line(format_args!("[{session}] not published: {error:#}")); // the journal: its disk is full
+                sessions.no_answer(session)
+            }
+        };
+        if let Some(refused) = refused {
             tell(&refused, sessions, screen);
         }
     }
@@ -113,10 +119,10 @@ fn tell(event: &Event, sessions: &Sessions, screen: &mut Screen) {
     let (count, bytes) = sessions.held();
     match event {
         Event::Opened { session, client } => screen.line(format_args!("[{session}] session for {client}")),
-        Event::Whole { session, client, request, again } => screen.line(format_args!(
-            "[{session}] request of {} bytes is whole, from {client}; {again} blocks came again",
-            request.len()
-        )),
+        Event::Whole { session, request, again, .. } => {
+            let bytes = request.len();
+            screen.line(format_args!("[{session}] whole: {bytes} bytes; blocks that came again: {again}"));
+        }
         Event::Ended { session } => screen.line(format_args!("[{session}] ended")),
         Event::Freed { session, bytes: of } => screen.line(format_args!(
             "[{session}] forgotten with {of} bytes: its client is silent; left {count} sessions, {bytes} bytes"

@@ -90,7 +90,7 @@ pub fn lost_confirmation(stage: &mut Stage) -> Result<Verdict> {
     say(stage, "client", &client_sock, block(session, &request, 2))?;
     hear(stage, "client", &client_sock)?;
     finished(stage, "client", &client_sock, session)?;
-    let told = server.line_with(" blocks came again")?;
+    let told = server.line_with("blocks that came again")?;
     stage.server(told);
     let messages = board_of(server_addr)?;
     for message in &messages {

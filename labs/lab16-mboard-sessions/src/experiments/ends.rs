@@ -67,7 +67,7 @@ pub fn new_address(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: Next::Address },
     )?;
     say(stage, "client", &client_sock, block(session, &request, 2))?;
-    stage.say("relay", relay.line_with("From now on ")?);
+    stage.say("relay", relay.line_with("To the server ")?);
     let observed = next(&hear(stage, "client", &client_sock)?);
     let messages = board_of(server_addr)?;
     stage.say("board", format_args!("{} messages", messages.len()));

@@ -2,6 +2,7 @@
 
 mod blocks;
 mod ends;
+mod parts;
 mod windows;
 
 use std::{
@@ -12,7 +13,10 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use board::{Message, Request, ids, message, reply};
-use kernel::need::{LOOPBACK, LOOPBACK_NETWORK, PORTS};
+use kernel::{
+    capture::CAPTURE,
+    need::{LOOPBACK, LOOPBACK_NETWORK, PORTS},
+};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
@@ -99,6 +103,15 @@ pub const LESSON: Lesson = Lesson {
             source: "notes ch.2, Server-side; the question is ours",
             needs: &[],
             play: ends::dead_clients,
+        },
+        Experiment {
+            id: "parts",
+            starred: false,
+            minutes: 6,
+            claim: "UDP leaves sessions to the application layer; TCP has them in the transport layer.",
+            source: "notes ch.1, TCP/IP model, and ch.2, Part 2; the question is ours",
+            needs: &[CAPTURE],
+            play: parts::parts,
         },
     ],
     next: &[

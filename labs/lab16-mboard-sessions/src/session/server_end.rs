@@ -173,15 +173,19 @@ impl Sessions {
         let room = self.limits.memory.saturating_sub(self.held);
         let found = self.sessions.get_mut(&session)?;
         if answer.len() > room {
-            let client = found.client;
-            self.forget(session);
-            return self.refuse(client, session, Refusal::Full);
+            return self.no_answer(session);
         }
         let answer = Outgoing::new(answer, found.window, self.limits.timing);
         let held = answer.held();
         found.answer = Some(answer);
         self.hold(session, held);
         None
+    }
+
+    /// Ends a session whose request cannot be answered.
+    pub fn no_answer(&mut self, session: u32) -> Option<Event> {
+        let gone = self.forget(session)?;
+        self.refuse(gone.client, session, Refusal::Full)
     }
 
     /// The session, if it is this client's.
