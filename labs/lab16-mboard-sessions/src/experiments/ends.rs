@@ -25,7 +25,7 @@ const DEAD: usize = 1000;
 /// So many of them ask at the same time.
 const AT_ONCE: usize = 50;
 /// The server forgets after this time, in milliseconds: long enough for all of them to come, on a busy machine as well.
-const IDLE_MS: &str = "3000";
+const IDLE_MS: &str = "2000";
 /// How long the server's line may take.
 const FORGOTTEN: Duration = Duration::from_secs(20);
 

@@ -22,7 +22,7 @@ use crate::session::BLOCK_LEN;
 const DELAY_MS: &str = "10";
 const ROUND_TRIP: Duration = Duration::from_millis(20);
 /// Blocks of the message.
-const BLOCKS: usize = 64;
+const BLOCKS: usize = 32;
 /// A busy machine can make a run slower, never faster: of so many runs the fastest counts.
 const RUNS: usize = 5;
 
@@ -43,7 +43,7 @@ pub fn round_trips(stage: &mut Stage) -> Result<Verdict> {
     ensure!(one >= least, "faster than {} round trips: the relay did not delay", BLOCKS + 2);
 
     let question = stage.ask(
-        "Window 1: one of 64 blocks each round trip. How long does the same take with 16 blocks unconfirmed?",
+        "Window 1: one of 32 blocks each round trip. How long does the same take with 16 blocks unconfirmed?",
         [
             ("as long: as many blocks, as many bytes", Gain::None),
             ("about half: blocks and confirmations overlap", Gain::Half),
