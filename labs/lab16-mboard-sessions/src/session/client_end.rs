@@ -217,3 +217,50 @@ impl ClientEnd {
         (self.request.blocks(), self.request.repeated)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TIMING: Timing = Timing { first: Duration::from_millis(100), most: Duration::from_secs(1), attempts: 3 };
+
+    fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    /// A client whose request, one block, is confirmed.
+    fn waiting() -> ClientEnd {
+        let mut client = ClientEnd::new(17, b"2:0".to_vec(), 1, TIMING, 1000, ms(0));
+        assert_eq!(client.due(ms(0)), [b"O:17:1"]);
+        client.hear(b"S:18:4711", ms(1)); // the answer to somebody else
+        client.hear(b"S:17:4711", ms(1));
+        assert_eq!(client.due(ms(1)), [b"L:4711:1:2:0"]);
+        client.hear(b"C:4712:1:2", ms(2));
+        client.hear(b"C:4711:1:2", ms(2));
+        client
+    }
+
+    #[test]
+    fn while_it_waits_for_the_answer_it_asks_whether_the_server_still_lives() {
+        let mut client = waiting();
+        assert!(client.due(ms(50)).is_empty());
+        assert_eq!(client.due(ms(102)), [b"L:4711:1:2:0"]);
+        client.hear(b"C:4711:1:2", ms(103)); // it does: the patience begins anew
+        assert_eq!([150, 203, 303, 503].map(|at| client.due(ms(at)).len()), [0, 1, 1, 1]);
+        assert!(client.due(ms(903)).is_empty());
+        assert_eq!(client.result(), Some(Err(Failure::Silence(3, Processed::Yes))));
+        let mut client = waiting();
+        client.hear(b"X:4711:unknown", ms(103)); // a new server: it knows nothing
+        assert_eq!(client.result(), Some(Err(Failure::Refused(Refusal::Unknown, Processed::Yes))));
+    }
+
+    #[test]
+    fn the_answer_counts_even_if_nobody_confirms_the_end() {
+        let mut client = waiting();
+        client.hear(b"L:4711:1:0:", ms(3));
+        assert_eq!(client.due(ms(3)), [b"C:4711:1:2".to_vec(), b"E:4711".to_vec()]);
+        assert_eq!(client.result(), None);
+        [103, 303, 703].map(|at| client.due(ms(at)));
+        assert_eq!((client.result(), client.deadline()), (Some(Ok(b"0:".to_vec())), None));
+    }
+}

@@ -39,6 +39,8 @@ struct Plan {
     requests: Vec<Vec<u8>>,
     /// The server loses its memory at these times, in milliseconds.
     restarts: Vec<u64>,
+    /// From this time on nothing reaches a client, in milliseconds.
+    deaf_from: Option<u64>,
     limits: Limits,
 }
 
@@ -111,6 +113,10 @@ fn play(seed: u64, plan: &Plan) -> Outcome {
         }
         while let Some(entry) = link.first_entry().filter(|entry| entry.key().0 <= now) {
             let (from, to, bytes) = entry.remove();
+            let deaf = plan.deaf_from.is_some_and(|at| now >= Duration::from_millis(at));
+            if to != SERVER && deaf {
+                continue; // lost
+            }
             if to != SERVER {
                 clients[to].hear(&bytes, now);
             } else if let Some(Event::Whole { session, client, request, .. }) = sessions.hear(addr(from), &bytes, now) {
@@ -170,7 +176,7 @@ proptest! {
     ) {
         let link = Link { lose, double, longest };
         let requests = messages(seed, clients, longest_message);
-        let plan = Plan { link, window, requests, restarts: vec![], limits: LIMITS };
+        let plan = Plan { link, window, requests, restarts: vec![], deaf_from: None, limits: LIMITS };
         check(&plan, &play(seed, &plan))?;
     }
 
@@ -179,7 +185,17 @@ proptest! {
         seed in any::<u64>(), lose in 0..30u64, window in 1..20u32, at in 0..2000u64,
     ) {
         let link = Link { lose, double: 10, longest: 40 };
-        let plan = Plan { link, window, requests: messages(seed, 3, 30_000), restarts: vec![at, at + 500], limits: LIMITS };
+        let plan = Plan { link, window, requests: messages(seed, 3, 30_000), restarts: vec![at, at + 500], deaf_from: None, limits: LIMITS };
+        check(&plan, &play(seed, &plan))?;
+    }
+
+    #[test]
+    fn a_client_that_hears_no_more_never_says_what_it_cannot_know(
+        seed in any::<u64>(), lose in 0..30u64, window in 1..20u32, at in 0..300u64,
+    ) {
+        let link = Link { lose, double: 10, longest: 40 };
+        let requests = messages(seed, 3, 10_000);
+        let plan = Plan { link, window, requests, restarts: vec![], deaf_from: Some(at), limits: LIMITS };
         check(&plan, &play(seed, &plan))?;
     }
 
@@ -189,7 +205,7 @@ proptest! {
     ) {
         let link = Link { lose, double: 10, longest: 40 };
         let limits = Limits { memory, sessions, message: 20_000, ..LIMITS };
-        let plan = Plan { link, window, requests: messages(seed, 6, 30_000), restarts: vec![], limits };
+        let plan = Plan { link, window, requests: messages(seed, 6, 30_000), restarts: vec![], deaf_from: None, limits };
         check(&plan, &play(seed, &plan))?;
     }
 
@@ -226,7 +242,14 @@ proptest! {
 fn over_a_link_with_a_tenth_lost_every_message_arrives() {
     for seed in 0..200 {
         let link = Link { lose: 10, double: 10, longest: 50 };
-        let plan = Plan { link, window: 4, requests: messages(seed, 4, 20_000), restarts: vec![], limits: LIMITS };
+        let plan = Plan {
+            link,
+            window: 4,
+            requests: messages(seed, 4, 20_000),
+            restarts: vec![],
+            deaf_from: None,
+            limits: LIMITS,
+        };
         let outcome = play(seed, &plan);
         check(&plan, &outcome).unwrap();
         assert!(outcome.results.iter().all(Result::is_ok), "seed {seed}");
@@ -236,6 +259,7 @@ fn over_a_link_with_a_tenth_lost_every_message_arrives() {
 #[test]
 fn over_a_dead_link_the_client_says_so() {
     let link = Link { lose: 100, double: 0, longest: 1 };
-    let plan = Plan { link, window: 1, requests: vec![b"hello".to_vec()], restarts: vec![], limits: LIMITS };
+    let plan =
+        Plan { link, window: 1, requests: vec![b"hello".to_vec()], restarts: vec![], deaf_from: None, limits: LIMITS };
     assert_eq!(play(1, &plan).results, [Err(Failure::Silence(8, Processed::No))]);
 }
