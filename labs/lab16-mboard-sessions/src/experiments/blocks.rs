@@ -30,18 +30,16 @@ pub fn interleaved(stage: &mut Stage) -> Result<Verdict> {
     let ann_session = opened(stage, "ann", &ann_sock)?;
     let bob_session = opened(stage, "bob", &bob_sock)?;
 
+    let own = [&ann_text, &bob_text].map(|text| runs(text)).to_vec();
     let question = stage.ask(
         "Ann and Bob send three blocks each, in turns. What does the board hold afterwards?",
         [
-            ("two messages, each with its own blocks", vec![ann_text.clone(), bob_text.clone()]),
-            ("one message: the blocks as they came", vec![[ann_text.clone(), bob_text.clone()].concat()]),
-            ("one message: who finishes first wins", vec![ann_text.clone()]),
+            ("two messages, each with its own blocks", own.clone()),
+            ("one message: the blocks as they came", vec![mixed(&ann_text, &bob_text)]),
+            ("one message: who finishes first wins", vec![runs(&ann_text)]),
             ("no message: each block ends the other's", vec![]),
         ],
-        Predicts {
-            source: Some(vec![ann_text.clone(), bob_text.clone()]),
-            kit: vec![ann_text.clone(), bob_text.clone()],
-        },
+        Predicts { source: Some(own.clone()), kit: own },
     )?;
     for number in 1..=3 {
         say(stage, "ann", &ann_sock, block(ann_session, &ann_request, number))?;
@@ -55,8 +53,14 @@ pub fn interleaved(stage: &mut Stage) -> Result<Verdict> {
     for message in &messages {
         stage.say("board", format_args!("from {}: {}", message.author, runs(&message.text)));
     }
-    let observed: Vec<Vec<u8>> = messages.into_iter().map(|message| message.text).collect();
+    let observed: Vec<String> = messages.iter().map(|message| runs(&message.text)).collect();
     stage.verdict(question, observed, "the session id in each block names its buffer; lab04 had one for all")
+}
+
+/// Two texts as one buffer would hold them.
+fn mixed(one: &[u8], other: &[u8]) -> String {
+    let blocks = one.chunks(BLOCK_LEN).zip(other.chunks(BLOCK_LEN));
+    runs(&blocks.flat_map(|(one, other)| [one, other].concat()).collect::<Vec<u8>>())
 }
 
 pub fn lost_confirmation(stage: &mut Stage) -> Result<Verdict> {

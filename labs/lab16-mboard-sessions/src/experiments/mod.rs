@@ -14,8 +14,9 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use board::{Message, Request, ids, message, reply};
 use kernel::{
+    Need,
     capture::CAPTURE,
-    need::{LOOPBACK, LOOPBACK_NETWORK, PORTS},
+    need::{DESCRIPTORS, LOOPBACK, LOOPBACK_NETWORK, PORTS, setting},
 };
 use nix::{
     errno::Errno,
@@ -36,10 +37,17 @@ const LIMIT: Duration = Duration::from_secs(5);
 /// Bytes asked of one recv.
 const BUFFER_SIZE: usize = 2048;
 
+/// A filter on a socket takes a few bytes of its option memory.
+const OPTION_MEMORY: Need = Need {
+    what: "net.core.optmem_max of 1024 or more",
+    provided_by: "sysctl -w net.core.optmem_max=131072",
+    met: || setting("net/core/optmem_max").first().is_none_or(|most| *most >= 1024),
+};
+
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "client and server on this machine",
-    needs: &[LOOPBACK, PORTS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "interleaved",
@@ -110,7 +118,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 6,
             claim: "UDP leaves sessions to the application layer; TCP has them in the transport layer.",
             source: "notes ch.1, TCP/IP model, and ch.2, Part 2; the question is ours",
-            needs: &[CAPTURE],
+            needs: &[CAPTURE, OPTION_MEMORY],
             play: parts::parts,
         },
     ],

@@ -100,6 +100,8 @@ fn play(seed: u64, plan: &Plan) -> Outcome {
                 link.insert((now + way, running), (from, to, bytes.clone()));
             }
         }
+        let (count, bytes) = sessions.held();
+        assert!(count <= plan.limits.sessions && bytes <= plan.limits.memory, "{count} sessions, {bytes} bytes");
         // The next thing that happens.
         let arrival = link.first_key_value().map(|((at, _), _)| *at);
         let restart = restarts.first().map(|at| Duration::from_millis(*at));
