@@ -2,7 +2,7 @@
 
 use std::{
     os::fd::{AsFd, AsRawFd},
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use anyhow::{Context, Result};
@@ -18,7 +18,7 @@ use socket2::{Domain, Socket, Type};
 use crate::{
     SERVER, ServerArgs, place,
     session::{Event, Limits, Sessions},
-    udp::{BUFFER_SIZE, random, source_addr, until},
+    udp::{BUFFER_SIZE, Clock, random, source_addr, until},
 };
 
 /// The server asks for this, so that a burst of many windows finds room; the kernel grants at most net.core.rmem_max,
@@ -62,11 +62,11 @@ pub fn run(args: &ServerArgs) -> Result<()> {
         timing: args.repeats.timing(),
     };
     let mut sessions = Sessions::new(limits, random);
-    let start = Instant::now();
+    let mut clock = Clock::start();
     let mut buffer = vec![0; BUFFER_SIZE];
     while !stop.requested() {
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLIN)];
-        match poll(&mut fds, until(sessions.deadline(), start.elapsed())) {
+        match poll(&mut fds, until(sessions.deadline(), clock.now())) {
             Err(Errno::EINTR) => continue, // Ctrl-Z, then fg
             result => _ = result.at("poll", addr)?,
         }
@@ -78,12 +78,12 @@ pub fn run(args: &ServerArgs) -> Result<()> {
                     result => result.at("recvfrom", addr)?,
                 };
                 let from = source_addr(source)?;
-                if let Some(event) = sessions.hear(from, &buffer[..bytes_read], start.elapsed()) {
+                if let Some(event) = sessions.hear(from, &buffer[..bytes_read], clock.now()) {
                     carry_out(event, &mut board, &mut sessions, &mut screen)?;
                 }
             }
         }
-        let (due, freed) = sessions.due(start.elapsed());
+        let (due, freed) = sessions.due(clock.now());
         for (to, datagram) in due {
             pause.before(&mut screen, format_args!("sendto({fd}, {}, {to})", datagram.len()));
             // What cannot be sent is lost, as it could be on any link: the next repetition mends it.

@@ -3,7 +3,7 @@
 use std::{
     hash::{BuildHasher, RandomState},
     net::{SocketAddr, SocketAddrV4, SocketAddrV6},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result};
@@ -24,10 +24,29 @@ pub fn random() -> u32 {
     RandomState::new().hash_one(0) as u32
 }
 
-/// How long poll may wait; with no deadline, for ever. Rounded up: poll must not come back just before the deadline.
+/// A clock that counts only time in which this program ran: Ctrl-Z, and fg a minute later, make no session idle.
+pub struct Clock {
+    counted: Duration,
+    last_look: Instant,
+}
+
+impl Clock {
+    pub fn start() -> Self {
+        Clock { counted: Duration::ZERO, last_look: Instant::now() }
+    }
+
+    /// Ask at least once a second while something is due: no more than two seconds are counted for each time.
+    pub fn now(&mut self) -> Duration {
+        let look = Instant::now();
+        self.counted += look.duration_since(self.last_look).min(Duration::from_secs(2));
+        self.last_look = look;
+        self.counted
+    }
+}
+
+/// How long poll may wait: to the deadline, at most a second; with none, for ever. Rounded up, so that poll does not come
+/// back just before the deadline.
 pub fn until(deadline: Option<Duration>, now: Duration) -> PollTimeout {
-    let wait = |deadline: Duration| deadline.saturating_sub(now).as_nanos().div_ceil(1_000_000);
-    deadline.map_or(PollTimeout::NONE, |deadline| {
-        i32::try_from(wait(deadline)).unwrap_or(i32::MAX).try_into().unwrap_or(PollTimeout::MAX)
-    })
+    let wait = |deadline: Duration| deadline.saturating_sub(now).as_nanos().div_ceil(1_000_000).min(1000) as u16;
+    deadline.map_or(PollTimeout::NONE, |deadline| wait(deadline).into())
 }

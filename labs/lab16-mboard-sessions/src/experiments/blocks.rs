@@ -4,7 +4,10 @@ use std::{os::fd::AsRawFd, time::Duration};
 
 use anyhow::{Result, ensure};
 use board::Request;
-use nix::sys::socket::{MsgFlags, recv};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 use shared::{At, Predicts, Stage, Verdict, returned};
 
 use super::{
@@ -75,7 +78,12 @@ pub fn lost_confirmation(stage: &mut Stage) -> Result<Verdict> {
     relay.wait_for("Datagram 2 to the client: lost\n")?;
     stage.say("relay", "Datagram 2 to the client: lost");
     client_sock.set_read_timeout(Some(NO_CONFIRMATION)).at("setsockopt", "")?;
-    let nothing = recv(client_fd, &mut [0; BUFFER_SIZE], MsgFlags::empty());
+    let nothing = loop {
+        match recv(client_fd, &mut [0; BUFFER_SIZE], MsgFlags::empty()) {
+            Err(Errno::EINTR) => {} // with SO_RCVTIMEO after Ctrl-Z and fg: signal(7)
+            result => break result,
+        }
+    };
     stage.client(format_args!("recv({client_fd}, {BUFFER_SIZE}) = {}", returned(&nothing)));
     ensure!(nothing.is_err(), "the relay did not lose the confirmation");
     client_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", "")?;
