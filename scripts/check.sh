@@ -164,18 +164,19 @@ else
 fi
 
 # The ports that the sheets and the handout use, and who has them.
+ports=(4444 5050 7777 7778 7779 8080 53124)
+printf -v words '|%s' "${ports[@]}"
+printf -v hexadecimal '|%04X' "${ports[@]}" # as /proc writes them
+words=${words#|}$hexadecimal
 find_source
 all_command
 taken=''
 while IFS=$'\t' read -r proto state _ _ local_addr _ _ process _; do
-    case ${local_addr##*:} in
-    4444 | 5050 | 7777 | 7778 | 7779 | 8080 | 53124) ;;
-    *) continue ;;
-    esac
-    if [[ $state == LISTEN || $proto == udp ]]; then
+    if [[ " ${ports[*]} " == *" ${local_addr##*:} "* ]] &&
+        [[ $state == LISTEN || $proto == udp ]]; then
         taken+="$proto $local_addr, process $process"$'\n'
     fi
-done < <(rows)
+done < <(rows_with "$words")
 if [[ -z $taken ]]; then
     tell ports ok '4444, 5050, 7777 to 7779, 8080, 53124 are free'
 else

@@ -5,6 +5,7 @@
 #           scripts/classroom.sh LAB --step       types each command, and leaves
 #                                                 Enter to you
 #           scripts/classroom.sh LAB --demo       the demo, and its own sockets
+#           scripts/classroom.sh LAB --two-hosts  on two hosts, with a cable
 #           scripts/classroom.sh LAB --detach     set out, but stay here
 #           scripts/classroom.sh LAB --end        end it, and what runs in it
 #
@@ -27,6 +28,9 @@
 #   end it.
 #   --demo: the sockets are those of the demo that runs on the left. They follow
 #   its ports: a new experiment has new ones.
+#   --two-hosts: the first program runs on host A, the others on host B, and the
+#   sockets are those of B. In the pane on top type unplug, plug or status; see
+#   scripts/two-hosts.sh.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -52,11 +56,14 @@ lab08-stream|tcp 7080|8^receive PORT|send PORT
 lab09-shutdown|tcp 7090|8^server PORT|client PORT|client PORT
 lab10-timewait|tcp 7100|6^server PORT --close-first|client PORT|5_countdown PORT
 lab11-states|- 7110|14^hold closing --port PORT --seconds 3600|0_scripts/states.sh PORT --watch
+lab12-broken-pipe|tcp 7120|9^server PORT|client PORT
+lab13-echo-pool|tcp 8080|8^server-multi PORT|client localhost PORT|client localhost PORT|45>scripts/states.sh PORT --watch
+lab14-length-header|tcp 5050|8^server PORT|client PORT|client PORT
 '
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else
 
-name='' port='' bin='' todo=attach step=no demo=no
+name='' port='' bin='' todo=attach step=no demo=no two_hosts=no
 while (($#)); do
     case $1 in
     -h | --help) help ;;
@@ -64,6 +71,7 @@ while (($#)); do
     --end) todo=end ;;
     --step) step=yes ;;
     --demo) demo=yes ;;
+    --two-hosts) two_hosts=yes ;;
     --port)
         is_port "${2-}" || usage "--port ${2-}: a port is 1 to 65535"
         port=$2
@@ -99,6 +107,15 @@ else
     }
 fi
 IFS='|' read -r lab protocol line <<<"$line"
+hosts=two-hosts.sh # found by PATH: a path would wrap
+if [[ $two_hosts == yes ]]; then
+    # A server and its clients, and nothing else: they take the address of A.
+    [[ $demo == no && $protocol == tcp* && \
+        "|$line" =~ ^(\|[0-9]*\^?[a-z]+\ PORT)+$ ]] ||
+        fail "$lab has no classroom on two hosts" "$0 $number"
+    line="5^cable|${line//PORT/10.0.0.1:PORT}"
+    line+="|39>$hosts run B scripts/states.sh PORT --watch"
+fi
 read -r protocol default_port <<<"$protocol"
 if [[ $default_port == - ]]; then
     port='' # it needs none
@@ -226,7 +243,11 @@ port_held() {
     done < <(rows)
     [[ -n $holder ]]
 }
-if [[ $protocol != - ]] && port_held; then
+if [[ $two_hosts == yes ]]; then
+    if "$kit_root/scripts/$hosts" status >/dev/null 2>&1; then
+        fail 'the two hosts are up already' "scripts/$hosts down"
+    fi
+elif [[ $protocol != - ]] && port_held; then
     fail "port $port is taken: $holder" \
         "$0 $number --port $((port % 65535 + 1))"
 fi
@@ -245,6 +266,7 @@ trap 'exit 130' INT TERM
 shell=(sh -c 'stty -echoctl; exec "$@"' sh)
 shell+=(env -u PROMPT_COMMAND 'PS1=$ ' HISTFILE= IGNOREEOF=99)
 program=$lab shell+=("PATH=$bin:$PATH") # a path would wrap
+if [[ $two_hosts == yes ]]; then shell+=("PATH=$bin:$kit_root/scripts:$PATH"); fi
 shell+=(bash --norc --noprofile)
 
 split() { # OPTIONS... -> `pane`
@@ -259,6 +281,14 @@ busy() {
 }
 
 open_or_over() { port_held || ! busy "${program_panes[0]}"; }
+
+# Who listens on host A -> `holder`
+open_on_a() {
+    holder=$("$kit_root/scripts/$hosts" run A "$kit_root/scripts/states.sh" \
+        "$port" | grep '^LISTEN')
+}
+
+hosts_up() { "$kit_root/scripts/$hosts" status >/dev/null 2>&1; }
 
 # tmux tells a terminal its new size a moment after it was cut.
 size_told() {
@@ -357,11 +387,17 @@ for at in "${!programs[@]}"; do
     if [[ $(printf '%s\n' "${programs[@]}" | grep -c "^$role\b") -gt 1 ]]; then
         role+=" ${counts[$role]}"
     fi
+    case $two_hosts,$at in
+    yes,0) ;;
+    yes,1) role="host A: $role" ;;
+    yes,*) role="host B: $role" ;;
+    esac
     tm select-pane -t "${program_panes[at]}" -T "$role"
 done
 for at in "${!watchers[@]}"; do
     case ${watchers[at]} in
     *--below*) title='its sockets' ;;
+    *' run B '*) title="host B: sockets of port $port" ;;
     *states.sh*) title="sockets of port $port" ;;
     *groups.sh*) title="members of ${watchers[at]##* }" ;;
     *) title=${watchers[at]%% *} ;;
@@ -370,6 +406,28 @@ for at in "${!watchers[@]}"; do
 done
 tm select-pane -t "${program_panes[0]}"
 
+# What is typed into the pane of a program.
+command_of() { # PLACE
+    case $two_hosts,$1 in
+    no,*) printf '%s' "$program ${programs[$1]}" ;;
+    yes,0) printf '%s' "$hosts up" ;;
+    yes,1) printf '%s' "$hosts run A $program ${programs[$1]}" ;;
+    yes,*) printf '%s' "$hosts run B $program ${programs[$1]}" ;;
+    esac
+}
+
+# nothing_opened PANE MESSAGE: shows what the pane says.
+nothing_opened() {
+    tm capture-pane -p -t "$1" | sed '/^$/d' >&2 || true
+    fail "$2; above is what its pane says"
+}
+
+if [[ $two_hosts == yes ]]; then # everything else needs them
+    type_in "${program_panes[0]}" "$(command_of 0)"
+    tm send-keys -t "${program_panes[0]}" Enter
+    until_true 20 hosts_up ||
+        nothing_opened "${program_panes[0]}" 'the two hosts are not up'
+fi
 shells=''
 for pane in "${program_panes[@]}"; do
     shells+=,$(tm display-message -p -t "$pane" '#{pane_pid}')
@@ -378,24 +436,27 @@ for at in "${!watchers[@]}"; do
     watcher=${watchers[at]//PANES/"${shells#,}"}
     case $watcher in
     *groups.sh*) watcher="while clear; do $watcher; sleep 1; done" ;;
-    scripts/*) ;;
+    scripts/* | "$hosts "*) ;;
     *) watcher="$program $watcher" ;;
     esac
     type_in "${watcher_panes[at]}" "$watcher"
     tm send-keys -t "${watcher_panes[at]}" Enter
 done
 for at in "${!programs[@]}"; do
-    type_in "${program_panes[at]}" "$program ${programs[at]}"
+    if [[ $two_hosts,$at == yes,0 ]]; then continue; fi
+    type_in "${program_panes[at]}" "$(command_of "$at")"
     if [[ $step == yes ]]; then continue; fi
     tm send-keys -t "${program_panes[at]}" Enter
     until_true 2 busy "${program_panes[at]}" || true # one after the other
-    if ((at == 0)) && [[ $protocol != - ]]; then
+    if [[ $two_hosts,$at == yes,1 ]]; then
+        until_true 10 open_on_a || true
+    elif [[ $two_hosts,$at == no,0 && $protocol != - ]]; then
         until_true 10 open_or_over || true
-        if [[ -z $holder ]]; then
-            tm capture-pane -p -t "${program_panes[0]}" | sed '/^$/d' >&2 || true
-            fail "nobody opened port $port; above is what the first pane says"
-        fi
+    else
+        continue
     fi
+    [[ -n $holder ]] ||
+        nothing_opened "${program_panes[at]}" "nobody opened port $port"
 done
 unfinished=no
 

@@ -61,7 +61,7 @@ pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
 
 /// Says what is wrong with the command line; exit status 2, as clap's own.
 pub(crate) fn usage(lab: &str, problem: &str) -> ExitCode {
-    tell(format_args!("{}: {problem}\n  hint: {lab} demo --help\n", &lab[.."labNN".len()]));
+    tell(format_args!("{}: {problem}\n  hint: cargo {0} demo --help\n", &lab[.."labNN".len()]));
     ExitCode::from(2)
 }
 

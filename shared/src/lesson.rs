@@ -1,13 +1,11 @@
 //! A lab's experiments as a table: chosen, listed, played in a row, and their verdicts on a board.
 
-use std::fs::OpenOptions;
-use std::io::{IsTerminal, Write, stdin};
+use std::io::{IsTerminal, stdin};
 use std::process::ExitCode;
-use std::time::UNIX_EPOCH;
 
 use anyhow::{Context, Result};
 use kernel::Need;
-use roles::{At, Screen};
+use roles::Screen;
 
 use crate::cli::{DemoArgs, usage};
 use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, NOT_PLAYED, SKIPPED, Stage, UNEXPECTED, Verdict};
@@ -62,6 +60,7 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         Err(error) => return Ok(usage(lesson.lab, &error.to_string())),
     };
     let mut screen = Screen::new();
+    screen.measure();
     if args.list {
         chosen.iter().for_each(|(number, experiment)| list(&mut screen, *number, experiment));
         for Need { what, provided_by, .. } in lesson.needs.iter().filter(|need| !(need.met)()) {
@@ -87,14 +86,15 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         stage.screen.line(line); // whole: a row of the scoreboard has two lines
     }
     for (number, experiment) in chosen {
+        stage.turn_to(experiment);
         let (verdict, key) = match missing {
             Some(need) => (Verdict::skipped(need), None),
-            None => stage.play_one(number, experiment),
+            None => stage.play_one(number, experiment)?,
         };
         let quit = key == Some('q');
-        // Quit at its question: it is still to be played.
-        if let (Some(file), false) = (&args.record, quit && verdict.outcome == NOT_PLAYED) {
-            record(file, lesson.lab, experiment.id, &verdict)?;
+        // Quit at its question: it is still to be played. What was played is recorded already.
+        if missing.is_some() || verdict.outcome == NOT_PLAYED && !quit {
+            stage.record(&verdict)?;
         }
         board.push((number, experiment, verdict));
         if quit {
@@ -102,12 +102,14 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         }
     }
     if let Some(no_input) = stage.without_input() {
+        stage.screen.end();
         return Ok(usage(lesson.lab, no_input));
     }
     if board.len() > 1 || board.len() == lesson.experiments.len() || missing.is_some() {
         scoreboard(&mut stage.screen, &board);
         lesson.next.iter().for_each(|(label, command)| stage.screen.line(format_args!("{label:<LABEL$}{command}")));
     }
+    stage.screen.end();
     stage.end_if_interrupted();
     let unexpected = board.iter().any(|(_, _, verdict)| verdict.outcome == UNEXPECTED);
     Ok(if unexpected { ExitCode::FAILURE } else { ExitCode::SUCCESS })
@@ -147,29 +149,17 @@ fn scoreboard(screen: &mut Screen, board: &[Played]) {
         let lead = format!("{:<width$}  {:<10}  ", title(*number, experiment), verdict.outcome);
         let missed = if verdict.foreseen() == Some(false) { "(you missed it) " } else { "" };
         let row = screen.hang(&lead, &format!("{missed}{}", verdict.text));
-        let row = row.lines().take(2).collect::<Vec<_>>().join("\n");
+        let lines = if screen.width() < 79 { usize::MAX } else { 2 }; // 24 lines are enough where there is room
+        let row = row.lines().take(lines).collect::<Vec<_>>().join("\n");
         screen.line(row.replacen(verdict.outcome, &screen.bold(verdict.outcome), 1));
     }
     let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
     let counts = [CONFIRMED, CORRECTED, ANSWERED, SKIPPED, UNEXPECTED].map(|word| format!("{} {word}", count(word)));
-    screen.line(counts.join(", "));
+    let counts = screen.hang("", &counts.join(", "));
+    screen.line(counts);
     let guesses: Vec<bool> = board.iter().filter_map(|(_, _, verdict)| verdict.foreseen()).collect();
     if !guesses.is_empty() {
         let held = guesses.iter().filter(|held| **held).count();
         screen.line(format_args!("you foresaw {held} of {}", guesses.len()));
     }
-}
-
-/// Appends one line of JSON: what was predicted, what was seen; the time in seconds since 1970.
-fn record(file: &std::path::Path, lab: &str, id: &str, verdict: &Verdict) -> Result<()> {
-    // The kit's own texts are plain ASCII, so Rust's way of quoting is JSON's.
-    let text = |answer: &Option<String>| answer.as_ref().map_or("null".into(), |answer| format!("{answer:?}"));
-    let (given, seen) = (text(&verdict.given), text(&verdict.seen));
-    let (outcome, kernel, time) = (verdict.outcome, kernel::version(), UNIX_EPOCH.elapsed()?.as_secs());
-    let line = format!(
-        "{{\"lab\": {lab:?}, \"experiment\": {id:?}, \"given\": {given}, \"seen\": {seen}, \
-         \"verdict\": {outcome:?}, \"kernel\": {kernel:?}, \"time\": {time}}}\n"
-    );
-    let mut records = OpenOptions::new().create(true).append(true).open(file).at("open", file.display())?;
-    Ok(records.write_all(line.as_bytes()).at("write", file.display())?)
 }

@@ -1,12 +1,15 @@
 //! Where an experiment speaks: it asks, plays against the kernel, and is decided by what was observed.
 
 use std::fmt::{Debug, Display};
+use std::fs::File;
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::exit;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result};
 use kernel::{Counters, Need, NotSeen, Pair, State, tcp_socket, wait::Watchdog};
-use roles::Screen;
+use roles::{At, Screen};
 
 use crate::cli::DemoArgs;
 use crate::keys::{KEYS, Keys, Pressed, let_signals_end_us};
@@ -70,6 +73,8 @@ pub struct Verdict {
     pub(crate) given: Option<String>,
     /// The answer that was observed.
     pub(crate) seen: Option<String>,
+    /// Once it was shown: the key that was pressed below it, if it was another than to go on.
+    after: Option<Option<char>>,
 }
 
 impl Verdict {
@@ -102,6 +107,8 @@ pub struct Stage {
     last_time: Instant,
     /// Hears what to say if nothing follows for too long.
     watchdog: Watchdog,
+    /// Where each verdict goes, too: `--record`.
+    records: Option<File>,
     /// The viewer has pressed or typed something.
     heard: bool,
     no_input: bool,
@@ -110,7 +117,9 @@ pub struct Stage {
 
 impl Stage {
     pub(crate) fn new(screen: Screen, lab: &'static str, args: &DemoArgs) -> Result<Stage> {
+        let open = |path: &PathBuf| File::options().create(true).append(true).open(path).at("open", path.display());
         Ok(Stage {
+            records: args.record.as_ref().map(open).transpose()?,
             screen,
             lab,
             id: "",
@@ -158,7 +167,7 @@ impl Stage {
         self.heading.append(&mut heading);
         if self.predict {
             let last = letter(asked.answers.len() - 1);
-            let prompt = format!("your prediction, a to {last} (s skip, q quit)");
+            let prompt = format!("your prediction, a to {last}, then Enter (s skip, q quit)");
             let place = |text: &str| (0..asked.answers.len()).find(|at| text == letter(*at).to_string());
             asked.guess = Some(self.input(&prompt, true, place)?);
         } else if self.pause {
@@ -190,19 +199,25 @@ impl Stage {
             _ => format!("{}) {lesson}", letter(at)),
         };
         let given = question.guess.map(|guess| question.answers[guess].0.into());
-        Ok(Verdict { outcome, text, given, seen: Some(question.plain(&observed)) })
+        let seen = Some(question.plain(&observed));
+        let mut verdict = Verdict { outcome, text, given, seen, after: None };
+        if self.pause {
+            // Here the experiment's sockets are still open: whoever looks at them now sees what the verdict is about.
+            verdict.after = Some(self.show_verdict(&verdict)?);
+        }
+        Ok(verdict)
     }
 
     /// One line: who, and what happened. A text too long for the line goes on below.
     pub fn say(&mut self, label: &str, text: impl Display) {
-        self.told(label, text);
-    }
-
-    /// As [`Stage::say`]; returns what was shown.
-    fn told(&mut self, label: &str, text: impl Display) -> String {
         let waited = self.last_time.elapsed();
         let stamp = if waited > STAMP_FROM { format!("  +{:.2}s", waited.as_secs_f64()) } else { String::new() };
-        let line = self.screen.hang(&format!("{label:<LABEL$}"), &format!("{text}{stamp}"));
+        self.told(label, format_args!("{text}{stamp}"));
+    }
+
+    /// A line that nobody waited for; returns it as it was shown.
+    fn told(&mut self, label: &str, text: impl Display) -> String {
+        let line = self.screen.hang(&format!("{label:<LABEL$}"), &text.to_string());
         self.show(&line);
         self.last_line = line.split_whitespace().collect::<Vec<_>>().join(" ");
         self.last_time = Instant::now();
@@ -287,6 +302,7 @@ impl Stage {
             match (accept(&text), text.as_str()) {
                 (Some(taken), _) => break Ok(taken),
                 (None, key @ ("r" | "s" | "q")) => break Err(Error::msg(key.as_bytes()[0] as char)),
+                (None, _) if line => self.show(&format!("{:LABEL$}type a letter and Enter", "")),
                 (None, "?") => self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS)),
                 (None, _) => {}
             }
@@ -306,16 +322,27 @@ impl Stage {
     }
 
     /// Plays one experiment, again and again while the viewer wants it; also the key, if it was another than to go on.
-    pub(crate) fn play_one(&mut self, number: usize, experiment: &'static Experiment) -> (Verdict, Option<char>) {
+    ///
+    /// # Errors
+    /// What was to be recorded cannot be written.
+    pub(crate) fn play_one(
+        &mut self,
+        number: usize,
+        experiment: &'static Experiment,
+    ) -> Result<(Verdict, Option<char>)> {
+        let mut before: Option<Verdict> = None;
         loop {
-            let (verdict, key) = self.play_once(number, experiment);
-            if key != Some('r') {
-                return (verdict, key);
+            let (verdict, key) = self.play_once(number, experiment)?;
+            // Begun again and then skipped: what was decided before stays.
+            let decided = if verdict.outcome == NOT_PLAYED { before.take() } else { None };
+            match key {
+                Some('r') => before = Some(decided.unwrap_or(verdict)).filter(|verdict| verdict.outcome != NOT_PLAYED),
+                key => return Ok((decided.unwrap_or(verdict), key)),
             }
         }
     }
 
-    fn play_once(&mut self, number: usize, experiment: &'static Experiment) -> (Verdict, Option<char>) {
+    fn play_once(&mut self, number: usize, experiment: &'static Experiment) -> Result<(Verdict, Option<char>)> {
         self.id = experiment.id;
         self.expected = "the experiment to reach its question".into();
         self.screen.measure();
@@ -326,9 +353,13 @@ impl Stage {
         self.lines = 0;
         self.show(&format!("\n{}", self.heading[0]));
         self.last_time = Instant::now();
-        self.say("claim", experiment.claim);
-        self.say("", experiment.source);
-        let played = match experiment.needs.iter().find(|need| !(need.met)()) {
+        self.told("claim", experiment.claim);
+        // Whether the source asks or asserts is told with --list: here it would narrow the answers.
+        self.told("", experiment.source.split("; the question is ours").next().unwrap_or_default());
+        self.watch(false); // what is needed may take its time to be found
+        let missing = experiment.needs.iter().find(|need| !(need.met)());
+        self.watch(true);
+        let played = match missing {
             Some(need) => {
                 let Verdict { outcome, text, .. } = Verdict::skipped(need);
                 Ok(Verdict { outcome, text: format!("{text}; a recorded run is in the sheet"), ..Verdict::default() })
@@ -338,12 +369,21 @@ impl Stage {
         self.watch(false);
         let verdict = match played.map_err(|error| error.downcast::<char>()) {
             Ok(verdict) => verdict,
-            Err(Ok(key)) => return (Verdict { outcome: NOT_PLAYED, ..Verdict::default() }, Some(key)),
+            Err(Ok(key)) => return Ok((Verdict { outcome: NOT_PLAYED, ..Verdict::default() }, Some(key))),
             Err(Err(error)) => {
                 let text = error.downcast_ref::<NotSeen>().map_or_else(|| format!("{error:#}"), NotSeen::to_string);
                 Verdict { outcome: UNEXPECTED, text, ..Verdict::default() }
             }
         };
+        match verdict.after {
+            Some(key) => Ok((verdict, key)),
+            None => self.show_verdict(&verdict).map(|key| (verdict, key)),
+        }
+    }
+
+    /// Shows a verdict, records it, and with `--pause` waits: the key that was pressed, if it was another than to go on.
+    fn show_verdict(&mut self, verdict: &Verdict) -> Result<Option<char>> {
+        self.watch(false);
         let told = match verdict.outcome {
             UNEXPECTED => self.unexpected(&verdict.text),
             outcome => self.screen.hang(&format!("{:<LABEL$}{outcome:<9}  ", "verdict"), &verdict.text),
@@ -355,10 +395,26 @@ impl Stage {
         }
         self.screen.line(told.replacen(verdict.outcome, &self.screen.bold(verdict.outcome), 1));
         if let Some(foreseen) = verdict.foreseen() {
-            self.say("you", if foreseen { "foresaw it" } else { "predicted something else" });
+            self.told("you", if foreseen { "foresaw it" } else { "predicted something else" });
         }
+        self.watch(false);
+        self.record(verdict)?;
         let next = if self.pause { self.go_on("[Enter] go on   (r again, q quit, ? keys)").err() } else { None };
-        (verdict, next.map(|error| error.downcast().unwrap_or('q')))
+        Ok(next.map(|error| error.downcast().unwrap_or('q')))
+    }
+
+    /// Appends one line of JSON: what was predicted, what was seen; the time in seconds since 1970.
+    pub(crate) fn record(&mut self, verdict: &Verdict) -> Result<()> {
+        let Some(records) = &mut self.records else { return Ok(()) };
+        // The kit's own texts are plain ASCII, so Rust's way of quoting is JSON's.
+        let text = |answer: &Option<String>| answer.as_ref().map_or("null".into(), |answer| format!("{answer:?}"));
+        let (given, seen, outcome) = (text(&verdict.given), text(&verdict.seen), verdict.outcome);
+        let (lab, id, kernel, time) = (self.lab, self.id, kernel::version(), UNIX_EPOCH.elapsed()?.as_secs());
+        let line = format!(
+            "{{\"lab\": {lab:?}, \"experiment\": {id:?}, \"given\": {given}, \"seen\": {seen}, \
+             \"verdict\": {outcome:?}, \"kernel\": {kernel:?}, \"time\": {time}}}\n"
+        );
+        Ok(records.write_all(line.as_bytes()).at("write", "the file of --record")?)
     }
 
     /// What is said when the kit's own prediction failed.
@@ -373,6 +429,11 @@ impl Stage {
             ("note", "Unless you changed the code, you caused none of this: the kit's prediction failed here."),
         ];
         rows.map(|(label, text)| self.screen.hang(&format!("{label:<LABEL$}"), text)).join("\n")
+    }
+
+    /// The experiment that is spoken of now.
+    pub(crate) fn turn_to(&mut self, experiment: &Experiment) {
+        self.id = experiment.id;
     }
 
     /// What is wrong with the command line where a pause found the end of its input at once.
@@ -442,7 +503,7 @@ mod tests {
         let args = DemoArgs::default();
         let failed = format!("{:?}", play(&lesson, &args).unwrap()) == format!("{:?}", ExitCode::FAILURE);
         let mut stage = Stage::new(Screen::new(), "lab99-none", &args).unwrap();
-        let (verdict, _) = stage.play_one(1, &experiments[0]);
+        let (verdict, _) = stage.play_one(1, &experiments[0]).unwrap();
         let dealt = verdict.text.split_once(") ").filter(|(letter, _)| letter.len() == 1);
         (verdict.outcome, dealt.map_or(verdict.text.clone(), |(_, text)| text.into()), failed)
     }

@@ -105,6 +105,11 @@ fn a_demo_on_a_machine_set_up_otherwise_names_the_setting() {
 }
 
 #[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    testkit::assert_stops_change_no_verdict(LAB);
+}
+
+#[test]
 fn the_printed_calls_are_those_strace_saw() {
     testkit::assert_printed_calls_are_real(LAB);
 }

@@ -13,7 +13,7 @@ use kernel::{Row, State, udp_sockets};
 use nix::sys::signal::Signal;
 use testkit::{
     Demo, Finished, Role, TempDir, as_ordinary_account, ends_well, failed, have, interrupt, root, run, signal,
-    skip_without, wait_until,
+    skip_without, stop_and_go_on, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab03-datagram");
@@ -68,6 +68,11 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("text", "CORRECTED"),
         ("header", "CORRECTED"),
     ]);
+}
+
+#[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    testkit::assert_stops_change_no_verdict(LAB);
 }
 
 #[test]
@@ -325,25 +330,6 @@ fn an_address_may_be_a_port_a_name_or_both() {
     assert_eq!((sent.code(), sent.stderr.as_str()), (0, ""));
     receive.wait_for("Received message from 127.0.0.1:").unwrap();
     assert_eq!(failed(Command::new(LAB).args(["send", "no such name"])).0, 2);
-}
-
-/// Ctrl-Z while the program waits for something, and fg; false if it had ended before.
-fn stop_and_go_on(role: &Role) -> bool {
-    let stat = format!("/proc/{}/stat", role.pid());
-    let comes_to = |state: &str| {
-        wait_until(state, LIMIT, || {
-            let stat = fs::read_to_string(&stat)?;
-            Ok(if stat.contains(") Z ") { Some(false) } else { stat.contains(state).then_some(true) })
-        })
-        .unwrap()
-    };
-    if !comes_to(") S ") {
-        return false;
-    }
-    signal(role, Signal::SIGSTOP);
-    let stopped = comes_to(") T ");
-    signal(role, Signal::SIGCONT);
-    stopped
 }
 
 #[test]

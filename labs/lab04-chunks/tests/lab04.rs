@@ -94,6 +94,11 @@ fn what_the_kernel_drops_is_counted_for_the_socket_and_for_the_machine() {
 }
 
 #[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    testkit::assert_stops_change_no_verdict(LAB);
+}
+
+#[test]
 fn the_printed_calls_are_those_strace_saw() {
     testkit::assert_printed_calls_are_real(LAB);
 }

@@ -83,6 +83,11 @@ fn without_private_network() -> bool {
 }
 
 #[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    testkit::assert_stops_change_no_verdict(LAB);
+}
+
+#[test]
 fn the_printed_calls_are_those_strace_saw() {
     testkit::assert_printed_calls_are_real(LAB);
 }

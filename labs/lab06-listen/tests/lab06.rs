@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    fs,
     net::{SocketAddr, TcpStream},
     process::Command,
     sync::LazyLock,
@@ -120,20 +119,7 @@ fn settings_that_leave_no_room_in_the_queue_are_named_and_nothing_hangs() {
 
 #[test]
 fn being_stopped_and_continued_changes_no_verdict() {
-    let mut demo = Role::spawn(&mut Command::new(LAB)).unwrap();
-    let stat = format!("/proc/{}/stat", demo.pid());
-    // As Ctrl-Z and fg do: stopped for good each time, and continued.
-    wait_until("the end of the demo", Duration::from_secs(60), || {
-        signal(&demo, Signal::SIGSTOP);
-        wait_until("the demo stopped", LIMIT, || {
-            let stat = fs::read_to_string(&stat)?;
-            Ok((stat.contains(") T ") || stat.contains(") Z ")).then_some(()))
-        })?;
-        signal(&demo, Signal::SIGCONT);
-        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
-    })
-    .unwrap();
-    ends_well(&mut demo);
+    testkit::assert_stops_change_no_verdict(LAB);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::{
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    os::unix::process::CommandExt,
     process::{Command, Stdio},
     sync::{
         Arc, LazyLock,
@@ -16,7 +17,9 @@ use std::{
 use kernel::namespace::NAMESPACE;
 use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
-use testkit::{Demo, Finished, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Finished, NOBODY, Role, TempDir, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -429,21 +432,37 @@ fn a_port_an_address_or_both_say_where_the_server_listens_and_two_ports_are_one_
 }
 
 #[test]
-fn being_stopped_and_continued_changes_no_verdict() {
-    let mut demo = Role::spawn(Command::new(LAB).arg("demo")).unwrap();
-    let stat = format!("/proc/{}/stat", demo.pid());
-    // As Ctrl-Z and fg do: stopped for good each time, and continued.
-    wait_until("the end of the demo", Duration::from_secs(60), || {
-        signal(&demo, Signal::SIGSTOP);
-        wait_until("the demo stopped", LIMIT, || {
-            let stat = fs::read_to_string(&stat)?;
-            Ok((stat.contains(") T ") || stat.contains(") Z ")).then_some(()))
-        })?;
-        signal(&demo, Signal::SIGCONT);
-        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
-    })
-    .unwrap();
+fn a_demo_whose_program_is_replaced_by_a_new_build_goes_on_with_its_own() {
+    let folder = TempDir::new();
+    let program = testkit::copy_program(LAB, &folder);
+    let mut demo = Role::spawn(Command::new(&program).args(["--pause", "swapped-ports", "one-line"])).unwrap();
+    demo.wait_for("[Enter]").unwrap();
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "no program").unwrap();
+    for _ in 0..4 {
+        demo.type_line("").unwrap(); // two questions, two verdicts; one-line starts the server and two clients
+    }
+    demo.wait_for("scoreboard").unwrap();
     ends_well(&mut demo);
+    assert!(demo.printed().contains(" 0 SKIPPED, 0 UNEXPECTED\n"), "{}", demo.printed());
+}
+
+#[test]
+fn without_a_thread_to_be_had_the_error_names_the_limit() {
+    let folder = TempDir::new();
+    let program = testkit::copy_program(LAB, &folder);
+    let mut limited = Command::new("bash");
+    limited.args(["-c", "ulimit -u 0 && exec \"$0\" demo"]).arg(program);
+    if nix::unistd::geteuid().is_root() {
+        limited.uid(NOBODY).gid(NOBODY); // the limit is not for root
+    }
+    let (code, stderr) = failed(&mut limited);
+    assert!(code == 1 && stderr.contains("ulimit -u"), "{code} {stderr}");
+}
+
+#[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    testkit::assert_stops_change_no_verdict(LAB);
 }
 
 #[test]

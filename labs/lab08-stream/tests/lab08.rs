@@ -13,7 +13,7 @@ use std::{
 use nix::sys::signal::Signal;
 use testkit::{
     Demo, Finished, Role, TempDir, as_ordinary_account, ends_well, failed, have, interrupt, run, signal, skip_without,
-    wait_until,
+    stop_and_go_on, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab08-stream");
@@ -91,6 +91,11 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("nagle", "CORRECTED"),
         ("header", "CORRECTED"),
     ]);
+}
+
+#[test]
+fn being_stopped_and_continued_changes_no_verdict() {
+    testkit::assert_stops_change_no_verdict(LAB);
 }
 
 #[test]
@@ -239,25 +244,6 @@ fn a_message_that_is_too_long_or_has_no_memory_is_refused_in_words() {
     let (code, stderr) = failed(&mut command);
     assert_eq!(code, 1, "{stderr}");
     assert!(stderr.starts_with("lab08: no memory for the message"), "{stderr}");
-}
-
-/// Ctrl-Z while the program waits for something, and fg; false if it had ended before.
-fn stop_and_go_on(role: &Role) -> bool {
-    let stat = format!("/proc/{}/stat", role.pid());
-    let comes_to = |state: &str| {
-        wait_until(state, LIMIT, || {
-            let stat = fs::read_to_string(&stat)?;
-            Ok(if stat.contains(") Z ") { Some(false) } else { stat.contains(state).then_some(true) })
-        })
-        .unwrap()
-    };
-    if !comes_to(") S ") {
-        return false;
-    }
-    signal(role, Signal::SIGSTOP);
-    let stopped = comes_to(") T ");
-    signal(role, Signal::SIGCONT);
-    stopped
 }
 
 #[test]

@@ -25,7 +25,7 @@ use crate::LoadArgs;
 /// The bytes of a request: one of these lengths, in turns. The longest needs several calls of recv.
 const LENGTHS: [usize; 4] = [1, 36, 512, 20_000];
 /// An echo that takes longer is lost.
-const ECHO_LIMIT: Duration = Duration::from_secs(30);
+const ECHO_LIMIT: Duration = Duration::from_secs(10);
 /// One client of so many resets its connections, with `--resets`.
 const RESETS_ONE_OF: usize = 10;
 /// Between two lines of progress.
@@ -86,13 +86,18 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
     if echoes == 0 && failures.first().is_some_and(|error| error.downcast_ref().is_some_and(is_connect)) {
         return Err(failures.remove(0)); // nobody is there: an error like any client's, with its hint
     }
-    screen.line(format_args!(
-        "{echoes} echoes in {seconds:.2} s, all as sent: {:.0} a second, median {:.3} ms, 99 % {:.3} ms",
-        echoes as f64 / seconds,
-        at(0.5).as_secs_f64() * 1e3,
-        at(0.99).as_secs_f64() * 1e3,
-    ));
-    screen.line(format_args!("{} resets, {} echoes lost", tally.resets.load(Ordering::Relaxed), failures.len()));
+    if echoes > 0 {
+        screen.line(format_args!(
+            "{echoes} echoes in {seconds:.2} s, all as sent: {:.0} a second, median {:.3} ms, 99 % {:.3} ms",
+            echoes as f64 / seconds,
+            at(0.5).as_secs_f64() * 1e3,
+            at(0.99).as_secs_f64() * 1e3,
+        ));
+    }
+    if args.resets {
+        screen.line(format_args!("{} connections reset by this program", tally.resets.load(Ordering::Relaxed)));
+    }
+    screen.line(format_args!("{} echoes lost", failures.len()));
     failures.iter().take(5).for_each(|failure| screen.line(format_args!("lost: {failure:#}")));
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -112,23 +117,31 @@ fn client(
 ) -> Result<()> {
     let (mut latencies, mut kept) = (Vec::new(), None);
     let mut turn = 0;
-    while !stop.requested() && end.map_or(turn < args.requests.get(), |end| Instant::now() < end) {
-        let request: Vec<u8> = (0..LENGTHS[turn % LENGTHS.len()]).map(|at| (number + turn + at) as u8).collect();
-        let sock = kept.take().map_or_else(|| connected(args.address), Ok)?;
-        turn += 1;
-        if resets {
-            reset(&sock, &request)?;
-            tally.resets.fetch_add(1, Ordering::Relaxed);
-            continue;
+    let result = loop {
+        if stop.requested() || end.map_or(turn >= args.requests.get(), |end| Instant::now() >= end) {
+            break Ok(());
         }
+        let request: Vec<u8> = (0..LENGTHS[turn % LENGTHS.len()]).map(|at| (number + turn + at) as u8).collect();
+        let sock = match kept.take().map_or_else(|| connected(args.address), Ok) {
+            Ok(sock) => sock,
+            Err(error) => break Err(error),
+        };
+        turn += 1;
         let asked = Instant::now();
-        echoed(&sock, &request).with_context(|| format!("client {number}, request {turn}"))?;
-        latencies.push(asked.elapsed());
-        tally.echoes.fetch_add(1, Ordering::Relaxed);
-        kept = args.kept.then_some(sock);
-    }
-    tally.latencies.lock().unwrap_or_else(PoisonError::into_inner).extend(latencies);
-    Ok(())
+        let told = if resets { reset(&sock, &request) } else { echoed(&sock, &request) };
+        if let Err(error) = told.with_context(|| format!("client {number}, request {turn}")) {
+            break Err(error);
+        }
+        if resets {
+            tally.resets.fetch_add(1, Ordering::Relaxed);
+        } else {
+            latencies.push(asked.elapsed());
+            tally.echoes.fetch_add(1, Ordering::Relaxed);
+            kept = args.kept.then_some(sock);
+        }
+    };
+    tally.latencies.lock().unwrap_or_else(PoisonError::into_inner).extend(latencies); // what came, came
+    result
 }
 
 /// A connection; no call on it waits longer than the limit of an echo.
@@ -149,6 +162,7 @@ fn echoed(sock: &Socket, request: &[u8]) -> Result<()> {
             Ok(0) => bail!("end of stream after {} of {} bytes", echo.len(), request.len()),
             Ok(bytes_read) => echo.extend(&buffer[..bytes_read]),
             Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => bail!("no echo within {ECHO_LIMIT:?}"), // SO_RCVTIMEO
             Err(errno) => return Ok(Err(errno).at("recv", "")?),
         }
     }

@@ -65,7 +65,7 @@ enum Command {
     ServerMulti(MultiArgs),
     /// Terminal 2: send a string, show its echo
     Client(ClientArgs),
-    /// Terminal 2: many clients at once; each echo is compared byte for byte
+    /// Terminal 2: many clients at once; each echo is compared byte for byte, and lost after 10 s
     Load(LoadArgs),
 }
 

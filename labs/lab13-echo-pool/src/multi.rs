@@ -55,10 +55,10 @@ pub fn run(args: &MultiArgs) -> Result<()> {
         })?;
 
         let result = accept_all(&listen_sock, queue, &args.server, &stopping, &mut pause, &mut screen);
+        drop(listen_sock); // close(2): from now on connect is refused
         queue.close(); // each worker takes what is left, and ends
         result
     })?;
-    drop(listen_sock); // close(2)
     screen.line("Terminating ...");
     Ok(())
 }

@@ -25,18 +25,20 @@ use crate::{
 pub fn converse(conn_sock: &Socket, peer_addr: SocketAddr, hall: &Hall) -> String {
     let conn_fd = conn_sock.as_raw_fd();
     let mut connected = true;
+    let mut zeros: u64 = 0;
     while connected {
         let mut header = [0; HEADER];
         let bytes_read = match wait_and_recv(conn_sock, &mut header, hall) {
             Ok(bytes_read) => bytes_read,
-            Err(end) => return end,
+            Err(end) => return format!("{end}; recv has returned 0 {zeros} times"),
         };
         if bytes_read == 0 {
+            zeros += 1;
             continue; // the exam's `if msg_length:`; end of stream comes again and again, at once
         }
         let length = match claimed_length(&header[..bytes_read]) {
             Ok(length) => length,
-            Err(text) => return format!("ValueError: invalid literal for int(): '{text}'"),
+            Err(exception) => return exception,
         };
         let Some(mut body) = room_for(length) else { return "MemoryError".into() };
         let bytes_read = match wait_and_recv(conn_sock, &mut body, hall) {
@@ -56,10 +58,14 @@ pub fn converse(conn_sock: &Socket, peer_addr: SocketAddr, hall: &Hall) -> Strin
     DISCONNECT.into()
 }
 
-/// Python's int(): spaces around the digits do not count. A negative length is refused by Python's recv.
+/// Python's int(), for which spaces around the digits do not count, and what recv then says of a negative length.
 pub fn claimed_length(header: &[u8]) -> Result<usize, String> {
     let text = String::from_utf8_lossy(header);
-    text.trim().parse().map_err(|_| escaped(text.trim().as_bytes()))
+    match text.trim().parse::<i128>() {
+        Ok(..0) => Err("ValueError: negative buffersize in recv".into()),
+        Ok(length) => usize::try_from(length).map_err(|_| "OverflowError: Python int too large".into()),
+        Err(_) => Err(format!("ValueError: invalid literal for int(): '{}'", escaped(text.trim().as_bytes()))),
+    }
 }
 
 /// Memory for a whole message before one byte of it has come, as Python's recv(length) asks for it.

@@ -6,6 +6,7 @@
 //! - [`tcp_info`]: the state of a socket that is in no table
 //! - [`need`]: settings and interfaces that an experiment asks for before it runs
 //! - [`namespace`]: a private network, for an ordinary account too
+//! - [`hosts`]: two hosts with a cable between them, made of two such networks
 //! - [`window`]: a filled window, seen as full
 //! - [`wait`]: waiting for a condition, with a limit that being stopped does not use up
 //!
@@ -19,6 +20,8 @@ compile_error!("These labs are about the Linux kernel: build on Linux 5.10 or ne
 pub mod capture;
 #[cfg(target_os = "linux")]
 pub mod counters;
+#[cfg(target_os = "linux")]
+pub mod hosts;
 #[cfg(target_os = "linux")]
 pub mod namespace;
 #[cfg(target_os = "linux")]

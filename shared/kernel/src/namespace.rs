@@ -11,8 +11,8 @@ use crate::{Need, wait_until};
 
 /// A link whose text names the network namespace.
 const OWN: &str = "/proc/self/ns/net";
-/// A start may take this long where a machine is starved; the answer of a kernel never does.
-pub const START_LIMIT: Duration = Duration::from_secs(60);
+/// A start may take this long where a machine is starved; the answer of a kernel never does. A demo's watchdog waits longer.
+pub const START_LIMIT: Duration = Duration::from_secs(25);
 
 /// A command that runs `program` in a private network. What unshare(1) and ip(8) say is thrown away.
 pub fn command(program: impl AsRef<OsStr>) -> Command {

@@ -65,6 +65,13 @@ impl Screen {
         }
     }
 
+    /// The end of the program: what the shell prints next begins a line of its own.
+    pub fn end(&mut self) {
+        if std::mem::take(&mut self.open) {
+            write_or_end("\n");
+        }
+    }
+
     /// A line was typed: where a terminal echoed it, the cursor is at the start of a line again.
     pub fn typed(&mut self) {
         self.open &= !stdin().is_terminal();
@@ -191,6 +198,7 @@ mod tests {
     fn a_strangers_text_cannot_act_on_the_terminal() {
         assert_eq!(escaped("Hello world! t\u{f5}de".as_bytes()), "Hello world! t\u{f5}de");
         assert_eq!(escaped(b"a\x1b[2Jb\n\xff\xe2\x80\xaec\0"), "a\\u{1b}[2Jb\\n\\xff\\u{202e}c\\u{0}");
+        assert_eq!(escaped("turned \u{61c}, \u{200f}, \u{2067}".as_bytes()), "turned \\u{61c}, \\u{200f}, \\u{2067}");
         assert_eq!(escaped(b""), "");
     }
 }

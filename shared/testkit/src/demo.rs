@@ -2,18 +2,26 @@
 
 use std::{
     env, fs,
+    io::Write,
     net::TcpListener,
     os::{fd::AsRawFd, unix::process::ExitStatusExt},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use nix::sys::{
-    signal::Signal,
+    signal::{Signal, kill},
     socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname},
 };
+use nix::{
+    fcntl::{FcntlArg, OFlag, fcntl},
+    unistd::Pid,
+};
 
-use crate::{Finished, Role, TempDir, Terminal, as_ordinary_account, failed, root, run, signal, skip_without};
+use crate::{
+    Finished, RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, ends_well, failed, root, run, signal,
+    skip_without, stop_and_go_on, wait_until,
+};
 
 /// Where an experiment is skipped, this says what it lacks.
 const CHECK: &str = "scripts/check.sh says what is missing";
@@ -107,6 +115,11 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert!(list.stdout.starts_with("1 * "), "starred first: {}", list.stdout);
     assert!(!list.stdout.contains("verdict") && !list.stdout.contains("a) "), "answers in the list: {}", list.stdout);
 
+    let full = fs::File::options().write(true).open("/dev/full").unwrap();
+    let full = Command::new(binary).args(["demo", "--list"]).stdout(full).stderr(Stdio::piped()).output().unwrap();
+    let told = String::from_utf8_lossy(&full.stderr).into_owned();
+    assert_eq!((full.status.code(), told.contains("No space left on device")), (Some(1), true), "{told}");
+
     // An experiment's name alone plays it, so no role may have the same name.
     for title in list.stdout.lines().filter(|line| line.starts_with(|first: char| first.is_ascii_digit())) {
         let id =
@@ -122,11 +135,15 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert_eq!(predict.code(), 2);
     assert!(predict.stderr.contains("needs a terminal"), "{}", predict.stderr);
 
-    // A reader that has seen enough: no message, and what a program killed by SIGPIPE would leave.
-    let closed =
-        run(Command::new("bash").args(["-c", "\"$0\" demo 2>&1 | head -1; echo \"${PIPESTATUS[0]}\"", binary]));
-    assert_eq!(closed.stdout.lines().count(), 2, "{}", closed.stdout);
-    assert_eq!(closed.stdout.lines().last(), Some("141"), "{}", closed.stdout);
+    // A reader that has gone: no message, and what a program killed by SIGPIPE would leave.
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut demo = Command::new(binary);
+    let demo = demo.arg("demo").stdin(Stdio::null()).stdout(writer).stderr(Stdio::piped());
+    let closed = demo.spawn().unwrap().wait_with_output().unwrap();
+    assert_eq!((closed.status.code(), closed.stderr), (Some(141), Vec::new()));
+
+    assert_a_blocked_write_hears_ctrl_c(binary, role);
 
     for stop in [Signal::SIGINT, Signal::SIGTERM] {
         let mut running = Role::spawn(Command::new(binary).args(role)).unwrap();
@@ -151,12 +168,57 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert_eq!(skipped.wait_for_end().unwrap().code(), Some(0));
 }
 
+/// A role whose output goes into a full pipe that nobody reads still ends at Ctrl-C.
+///
+/// # Panics
+/// It does not.
+fn assert_a_blocked_write_hears_ctrl_c(binary: &str, role: &[&str]) {
+    let (_reader, mut writer) = std::io::pipe().unwrap();
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {} // until EAGAIN
+    fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    let mut child = Command::new(binary).args(role).stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
+    let status = format!("/proc/{}/status", child.id());
+    let waits_for_signals = || {
+        let status = fs::read_to_string(&status)?;
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap_or_default();
+        Ok((u64::from_str_radix(mask, 16).unwrap_or(0) & 1 << (Signal::SIGINT as u32 - 1) != 0).then_some(()))
+    };
+    let ended = wait_until("Ctrl-C to be blocked", RUN_LIMIT, waits_for_signals).and_then(|()| {
+        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
+        wait_until("the end of a program whose output is full", RUN_LIMIT, || Ok(child.try_wait()?))
+    });
+    let _ = child.kill(); // ESRCH: it has ended
+    let _ = child.wait();
+    assert_eq!(ended.unwrap().code(), Some(0));
+}
+
+/// Ctrl-Z and fg, again and again through a whole demo: each call that waits is interrupted, and no verdict changes.
+///
+/// # Panics
+/// A verdict is UNEXPECTED, or the demo does not end.
+pub fn assert_stops_change_no_verdict(binary: &str) {
+    let mut demo = Role::spawn(Command::new(binary).arg("demo")).unwrap();
+    wait_until("the end of the demo", RUN_LIMIT, || {
+        stop_and_go_on(&demo);
+        Ok(demo.printed().contains(" UNEXPECTED\n").then_some(()))
+    })
+    .unwrap();
+    ends_well(&mut demo);
+}
+
 /// A paused demo on a terminal of 80 columns and 24 rows: the keys, and what stands above the verdict.
 ///
 /// # Panics
 /// A key does something else, a line is cut, or the question is out of sight.
 fn assert_a_terminal_is_served(binary: &str) {
     const PROMPT: &str = "? keys)";
+    let mut small = Terminal::start(Command::new(binary).args(["--pause", "1"]), 70, 20);
+    small.wait_for("this terminal has 70 x 20; a demo needs 60 x 24");
+    let shown = small.wait_for("? keys)");
+    assert!(shown.lines().all(|line| line.len() < 70), "{shown}");
+    drop(small);
+
     let mut demo = Terminal::start(Command::new(binary).args(["--pause", "1"]), 80, 24);
     let asked = demo.wait_for(PROMPT);
     demo.type_text("x"); // no key: nothing happens
@@ -317,12 +379,21 @@ fn can_be_skipped(binary: &str) -> Vec<String> {
     titles
 }
 
+/// A line that has nothing but the stamp of the line above.
+fn is_stamp(line: &str) -> bool {
+    line.trim_start()
+        .strip_prefix('+')
+        .and_then(|stamp| stamp.strip_suffix('s'))
+        .is_some_and(|s| s.parse::<f64>().is_ok())
+}
+
 /// The sheet with each block of output replaced by what this run printed under the same title.
 fn with_output(sheet: &str, stdout: &str, wanted: &[String]) -> String {
     let (played, board) = stdout.split_once("\nscoreboard\n").expect("a scoreboard");
     let counts = board.lines().position(|line| line.contains(" SKIPPED, ")).expect("the counts");
     let board = board.lines().take(counts + 1).collect::<Vec<_>>().join("\n");
-    let blocks: Vec<String> = played.split("\n\n").map(|block| block.trim_end().into()).collect();
+    let kept = |block: &str| block.trim_end().lines().filter(|line| !is_stamp(line)).collect::<Vec<_>>().join("\n");
+    let blocks: Vec<String> = played.split("\n\n").map(kept).collect();
     let mut parts = sheet.split("```text\n");
     let mut updated = parts.next().unwrap().to_string();
     for part in parts {

@@ -28,10 +28,11 @@ use nix::{
 pub use demo::{
     Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
     assert_privileged_port_is_refused, assert_readme_quotes_a_run, assert_sheet_quotes_a_run,
+    assert_stops_change_no_verdict,
 };
 pub use kernel::{NotSeen, wait_until};
 pub use shared::Role;
-pub use strace::assert_printed_calls_are_real;
+pub use strace::{assert_printed_calls_are_real, assert_printed_calls_are_real_with};
 pub use terminal::Terminal;
 
 /// A program that has not ended by then hangs.
@@ -246,6 +247,28 @@ pub fn ends_well(role: &mut Role) {
 pub fn interrupt(role: &mut Role) {
     signal(role, Signal::SIGINT);
     ends_well(role);
+}
+
+/// Ctrl-Z while the program waits for something, and fg; false if it had ended before.
+///
+/// # Panics
+/// It neither waits, stops nor ends.
+pub fn stop_and_go_on(role: &Role) -> bool {
+    let stat = format!("/proc/{}/stat", role.pid());
+    let comes_to = |state: &str| {
+        wait_until(state, RUN_LIMIT, || {
+            let stat = fs::read_to_string(&stat)?;
+            Ok(if stat.contains(") Z ") { Some(false) } else { stat.contains(state).then_some(true) })
+        })
+        .unwrap()
+    };
+    if !comes_to(") S ") {
+        return false;
+    }
+    signal(role, Signal::SIGSTOP);
+    let stopped = comes_to(") T ");
+    signal(role, Signal::SIGCONT);
+    stopped
 }
 
 /// Keeps a test that looks at TIME-WAIT, and the programs it starts from now on, on one processor. On two, the second end's

@@ -38,20 +38,32 @@ struct Seen {
 /// # Panics
 /// A printed call was not made, or strace cannot run.
 pub fn assert_printed_calls_are_real(binary: &str) {
+    assert_calls_are_real(binary, None);
+}
+
+/// As [`assert_printed_calls_are_real`], for a demo that also shows what its hidden role `role` prints of its own calls.
+///
+/// # Panics
+/// As there.
+pub fn assert_printed_calls_are_real_with(binary: &str, role: &str) {
+    assert_calls_are_real(binary, Some(role));
+}
+
+fn assert_calls_are_real(binary: &str, role: Option<&str>) {
     if skip_without(!have("strace"), "strace", "apt-get install strace") {
         return;
     }
     let folder = TempDir::new();
     let log = folder.path().join("strace");
     let demo = run(Command::new("strace")
-        .args(["-f", "-s", "64", "-e", "trace=network,close,dup,fcntl,read,write,lseek", "-o"])
+        .args(["-f", "-s", "64", "-e", "trace=network,close,dup,fcntl,read,write,lseek,execve", "-o"])
         .arg(&log)
         .args([binary, "demo"]));
     assert_eq!(demo.code(), 0, "{}{}", demo.stdout, demo.stderr);
 
     let printed: Vec<Printed> = demo.stdout.lines().filter_map(printed_call).collect();
     assert!(printed.len() >= 5, "only {} calls printed:\n{}", printed.len(), demo.stdout);
-    let mut seen = seen_calls(&fs::read_to_string(&log).unwrap()).into_iter();
+    let mut seen = seen_calls(&fs::read_to_string(&log).unwrap(), role).into_iter();
     for call in printed {
         let mut total = 0;
         for _ in 0..call.times {
@@ -112,14 +124,18 @@ fn is(printed: &Printed, seen: &Seen) -> bool {
             || printed.times > 1 && !printed.fails() && seen.result.parse::<usize>().is_ok())
 }
 
-/// The calls of the first process, in the order in which they returned.
-fn seen_calls(log: &str) -> Vec<Seen> {
-    let main = log.split_whitespace().next().unwrap_or_default();
+/// The calls of the first process, and of those that run with the argument `role`, in the order in which they returned.
+fn seen_calls(log: &str, role: Option<&str>) -> Vec<Seen> {
+    let runs_role = |text: &str| role.is_some_and(|role| text.contains(&format!("\"{role}\"")));
+    let mut shown = vec![log.split_whitespace().next().unwrap_or_default()];
     let mut unfinished: HashMap<&str, &str> = HashMap::new();
     let mut calls = Vec::new();
     for line in log.lines() {
         let Some((pid, text)) = line.split_once(' ').map(|(pid, text)| (pid, text.trim_start())) else { continue };
-        if pid != main {
+        if text.starts_with("execve(") && runs_role(text) {
+            shown.push(pid);
+        }
+        if !shown.contains(&pid) {
             continue;
         }
         if let Some(start) = text.strip_suffix(" <unfinished ...>") {
@@ -162,7 +178,7 @@ mod tests {
 
     fn seen(line: &str) -> bool {
         let call = printed_call(line).unwrap();
-        seen_calls(LOG).iter().any(|seen| is(&call, seen))
+        seen_calls(LOG, None).iter().any(|seen| is(&call, seen))
     }
 
     #[test]
@@ -186,6 +202,13 @@ mod tests {
         assert!(!seen("server    recvmsg(5, iov_len=512, msg_flags=MSG_TRUNC) = 1024"));
         assert!(!seen("receiver  setsockopt(6, SOL_IP, IP_ADD_MEMBERSHIP, 239.1.1.2) = 0"));
         assert!(!seen("server    close(3) = 0")); // another process did that
+    }
+
+    #[test]
+    fn the_calls_of_a_hidden_role_count_where_the_demo_shows_them() {
+        let log = "7 close(3) = 0\n8 execve(\"/bin/lab\", [\"/bin/lab\", \"on-hosts\"], 0x1) = 0\n8 close(4) = 0\n9 close(5) = 0\n";
+        let closed = |role| seen_calls(log, role).iter().filter(|seen| seen.name == "close").count();
+        assert_eq!((closed(None), closed(Some("on-hosts")), closed(Some("other"))), (1, 2, 1));
     }
 
     #[test]

@@ -180,6 +180,8 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("09", "CLOSE-WAIT"),
         ("10", "TIME-WAIT"),
         ("11", "CLOSING"),
+        ("13", "ESTAB"),
+        ("14", "ESTAB"),
     ];
     thread::scope(|scope| {
         for (worker, rooms) in rooms.chunks(4).enumerate() {
@@ -198,7 +200,8 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
             });
         }
     });
-    assert!(labs().iter().filter(|lab| lab.as_str() < "lab12").count() == rooms.len());
+    let has_a_room = |lab: &String| rooms.iter().any(|(number, _)| lab[3..].starts_with(number));
+    assert!(labs().iter().filter(|lab| lab.as_str() < "lab12").all(has_a_room));
 }
 
 #[test]

@@ -82,7 +82,7 @@ pub fn big_body(stage: &mut Stage) -> Result<Verdict> {
     let sent = sender.join().map_err(|_| anyhow::anyhow!("the sending thread panicked"))?;
     stage.say("mended", format_args!("{calls} calls of recv: {collected} bytes of {}", sent - HEADER));
     ensure!(collected == BODY, "only {collected} bytes came");
-    stage.verdict(question, observed, "recv never promises more than one byte: repeat it until all is there")
+    stage.verdict(question, observed, "without MSG_WAITALL recv promises one byte: repeat it until all is there")
 }
 
 pub fn short_body(stage: &mut Stage) -> Result<Verdict> {
@@ -96,9 +96,10 @@ pub fn short_body(stage: &mut Stage) -> Result<Verdict> {
     let (client_sock, client_addr) = let_in(&mut naive, addr)?;
     let client_fd = client_sock.as_raw_fd();
     let cut = [&header(20)[..], b"hello"].concat();
+    stage.say("exam", "msg = conn.recv(msg_length).decode(FORMAT); print(msg); conn.send(\"Msg received\")");
 
     let question = stage.ask(
-        "The header says 20. Five bytes follow, \"hello\", then the client's FIN. What does the exam's server do?",
+        "The header says 20. Five bytes follow, \"hello\", then the client's FIN. What does our copy of this code do?",
         [
             ("it waits for the 15 bytes that are missing", Naive::Waits),
             ("it prints \"hello\" and answers that it was received", Naive::TakesTheFive),

@@ -1,29 +1,28 @@
 //! How a conversation ends, and what a server makes of an end that it does not expect.
 
 use std::{
-    fs,
     net::{Ipv4Addr, SocketAddr},
     os::fd::AsRawFd,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{NotSeen, Pair, State, wait_for_state, wait_until};
+use kernel::{Pair, State, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv, send},
-    unistd::{SysconfVar, sysconf},
+    sys::{
+        signal::{Signal, kill},
+        socket::{MsgFlags, recv, send},
+    },
 };
-use shared::{At, Predicts, Role, Stage, Verdict, returned};
+use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
 use super::{LIMIT, framed, let_in, server_role};
 use crate::connection::RECEIVED;
 
-/// The handlers are watched for this long.
+/// So long the handler may do what it does.
 const WATCHED: Duration = Duration::from_secs(1);
-/// Clock ticks (of 10 ms, usually) in this time from which on a thread does not wait.
-const SPINNING_TICKS: u64 = 3;
 
 pub fn just_leaves(stage: &mut Stage) -> Result<Verdict> {
     #[derive(Debug, PartialEq)]
@@ -34,49 +33,39 @@ pub fn just_leaves(stage: &mut Stage) -> Result<Verdict> {
     }
     let (mut naive, naive_addr) = server_role(&["--naive"])?;
     let (mut mended, mended_addr) = server_role(&[])?;
-    let (client_sock, _) = let_in(&mut naive, naive_addr)?;
+    let (client_sock, client_addr) = let_in(&mut naive, naive_addr)?;
     let client_fd = client_sock.as_raw_fd();
     let client = Pair::of(&client_sock)?;
+    stage.say("exam", "while connected: msg_length = conn.recv(HEADER); if msg_length: ...");
 
     let question = stage.ask(
-        "The client closes without !DISCONNECT. What does the handler's thread do now?",
+        "The client closes without !DISCONNECT. What does the handler's thread in our copy of this loop do now?",
         [
-            ("it waits in recv and takes no time", Thread::Waits),
-            ("it ends: its client is gone", Thread::Ends),
-            ("it takes all of a processor", Thread::Spins),
+            ("it waits in recv for the next header", Thread::Waits),
+            ("it ends, because its client is gone", Thread::Ends),
+            ("it calls recv again and again, without a wait", Thread::Spins),
         ],
         Predicts { source: None, kit: Thread::Spins },
     )?;
     drop(client_sock); // close(2): FIN
     stage.client(format_args!("close({client_fd}) = 0"));
     wait_for_state(client.other_end(), Some(State::CloseWait), LIMIT)?;
-    let (before, from) = (handler_ticks(&naive)?, Instant::now());
-    // On a busy machine it gets only a share of a processor; a thread that waits in recv uses nothing at all.
-    let spun = wait_until("processor time used", LIMIT, || {
-        let used = handler_ticks(&naive)?.zip(before).map(|(now, before)| now - before);
-        Ok((used.is_none() || used >= Some(SPINNING_TICKS) && from.elapsed() >= WATCHED).then_some(used))
-    });
-    let observed = match spun {
-        Ok(Some(used)) => {
-            let (used, seconds) = (used as f64 / ticks_per_second()?, from.elapsed().as_secs_f64());
-            stage.say("naive", format_args!("its thread used {used:.2} s of processor time in {seconds:.2} s"));
-            Thread::Spins
-        }
-        Ok(None) => {
-            stage.say("naive", "its thread has ended");
-            Thread::Ends
-        }
-        Err(error) if error.is::<NotSeen>() => {
-            stage.say("naive", format_args!("its thread used no processor time in {LIMIT:?}"));
-            Thread::Waits
-        }
-        Err(error) => return Err(error),
-    };
+    let closed = Instant::now();
+    wait_until("a second to pass", LIMIT, || Ok((closed.elapsed() >= WATCHED).then_some(())))?;
     stage.kernel([("client", client), ("naive server", client.other_end())])?;
     // It stays counted: the next client is told to be the second.
-    let (_next_sock, _) = let_in(&mut naive, naive_addr)?;
+    let (next_sock, _) = let_in(&mut naive, naive_addr)?;
+    stage.say("next", format_args!("connect({}, {naive_addr}) = 0", next_sock.as_raw_fd()));
     stage.say("naive", naive.line_with("[ACTIVE CONNECTIONS] ")?);
-    drop(naive); // kill -9, so that its thread leaves the processor to others
+    kill(naive.pid(), Signal::SIGINT).at("kill", naive.pid())?; // its handlers say how they end
+    let told = naive.line_with(&format!("[CLOSED] {client_addr}: "))?;
+    stage.say("naive", &told);
+    let zeros = told.split("recv has returned 0 ").nth(1).and_then(|rest| rest.split(' ').next()?.parse::<u64>().ok());
+    let observed = match zeros {
+        None => Thread::Ends,
+        Some(0 | 1) => Thread::Waits,
+        Some(_) => Thread::Spins,
+    };
 
     let (client_sock, client_addr) = let_in(&mut mended, mended_addr)?;
     let client = Pair::of(&client_sock)?;
@@ -84,29 +73,7 @@ pub fn just_leaves(stage: &mut Stage) -> Result<Verdict> {
     stage.say("mended", mended.line_with(&format!("[CLOSED] {client_addr}: "))?);
     wait_for_state(client.other_end(), None, LIMIT)?;
     stage.say("mended", mended.line_with("[ACTIVE CONNECTIONS] ")?);
-    wait_until("the end of its thread", LIMIT, || Ok(handler_ticks(&mended)?.is_none().then_some(())))?;
     stage.verdict(question, observed, "recv returns 0 at once, again and again: 0 is the end, so leave the loop")
-}
-
-/// The processor time, in clock ticks, of the one thread beside the main thread: proc(5), /proc/PID/task/TID/stat.
-/// `None`: there is no such thread.
-fn handler_ticks(server: &Role) -> Result<Option<u64>> {
-    let (pid, folder) = (server.pid().to_string(), format!("/proc/{}/task", server.pid()));
-    for task in fs::read_dir(&folder).at("open", &folder)? {
-        let task = task?;
-        if task.file_name().to_string_lossy() != pid {
-            let Ok(stat) = fs::read_to_string(task.path().join("stat")) else { continue }; // it has ended just now
-            // After the name in parentheses, which may hold spaces: state, ten fields, then utime and stime.
-            let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
-            let times: Vec<u64> = fields.skip(11).take(2).filter_map(|field| field.parse().ok()).collect();
-            return Ok(Some(times.iter().sum()));
-        }
-    }
-    Ok(None)
-}
-
-fn ticks_per_second() -> Result<f64> {
-    Ok(sysconf(SysconfVar::CLK_TCK).at("sysconf", "_SC_CLK_TCK")?.context("no clock tick")? as f64)
 }
 
 pub fn other_word(stage: &mut Stage) -> Result<Verdict> {
@@ -152,6 +119,12 @@ pub fn other_word(stage: &mut Stage) -> Result<Verdict> {
     let sent = send(client_fd, &framed("!DISCONNECT"), MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, 75) = {}  header and \"!DISCONNECT\"", returned(&sent)));
     stage.server(server.line_with(&format!("[CLOSED] {client_addr}: "))?);
+
+    let (wordless_sock, wordless_addr) = let_in(&mut server, addr)?;
+    let wordless_fd = wordless_sock.as_raw_fd();
+    drop(wordless_sock); // close(2): FIN
+    stage.say("another", format_args!("close({wordless_fd}) = 0"));
+    stage.server(server.line_with(&format!("[CLOSED] {wordless_addr}: "))?);
     stage.verdict(question, observed, "to the server it is a message like any other; end of stream needs no word")
 }
 

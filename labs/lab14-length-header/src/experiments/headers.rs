@@ -35,23 +35,25 @@ pub fn two_pieces(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some(Ok(1234)), kit: Ok(12) },
     )?;
-    let first = send(client_fd, &whole[..2], MsgFlags::empty());
-    stage.client(format_args!("send({client_fd}, \"12\", 2) = {}", returned(&first)));
+    let piece = &whole[..2];
+    let first = send(client_fd, piece, MsgFlags::empty());
+    stage.client(format_args!("send({client_fd}, {}) = {}  {:?}", piece.len(), returned(&first), start_of(piece)));
     let mut buffer = [0; HEADER];
     let received = recv(conn_fd, &mut buffer, MsgFlags::empty());
     stage.server(format_args!("recv({conn_fd}, 64) = {}", returned(&received)));
     let bytes_read = received.at("recv", "")?;
     let observed = claimed_length(&buffer[..bytes_read]).map_err(|_| ());
     let read_as = observed.map_or("no number".into(), |length| length.to_string());
-    stage.server(format_args!("int({:?}) is {read_as}", escaped(&buffer[..bytes_read])));
+    stage.server(format_args!("int({:?}) is {read_as}", start_of(&buffer[..bytes_read])));
 
     // The other 62 bytes are now taken for the message, and what follows for the next header.
-    let second = send(client_fd, &whole[2..], MsgFlags::empty());
-    stage.client(format_args!("send({client_fd}, 62) = {}  \"34\" and 60 spaces", returned(&second)));
+    let rest = &whole[piece.len()..];
+    let second = send(client_fd, rest, MsgFlags::empty());
+    stage.client(format_args!("send({client_fd}, {}) = {}  {:?}", rest.len(), returned(&second), start_of(rest)));
     let mut body = vec![0; observed.unwrap_or(0).min(HEADER)];
     let received = recv(conn_fd, &mut body, MsgFlags::empty());
     stage.server(format_args!("recv({conn_fd}, {}) = {}", body.len(), returned(&received)));
-    stage.server(format_args!("takes {:?} for the message", escaped(&body)));
+    stage.server(format_args!("takes {:?} for the message", start_of(&body)));
 
     // The same two pieces, done right: recv again until 64 bytes are there.
     let (client_sock, conn_sock) = connected_pair()?;
@@ -74,13 +76,19 @@ pub fn two_pieces(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(question, observed, "recv returns as soon as one byte is there; collect until 64 are")
 }
 
+/// The first bytes, and three dots for the rest.
+fn start_of(bytes: &[u8]) -> String {
+    let shown = String::from_utf8_lossy(&bytes[..bytes.len().min(8)]).into_owned();
+    if bytes.len() > 8 { shown + "..." } else { shown }
+}
+
 pub fn mere_claim(stage: &mut Stage) -> Result<Verdict> {
     let (mut naive, naive_addr) = server_role(&["--naive"])?;
     let (mut mended, mended_addr) = server_role(&["--max-message", "2000000000"])?;
     stage.client(format_args!("the header says {CLAIMED}; not one byte of the message follows"));
 
     let question = stage.ask(
-        "The header has arrived. How much address space does the exam's recv(length) take now?",
+        "The header has arrived. How much address space does recv(length) in our copy of the exam's loop take now?",
         [("next to none: memory comes with the bytes", false), ("about 1 GB: recv's buffer is made first", true)],
         Predicts { source: None, kit: true },
     )?;
@@ -102,7 +110,8 @@ pub fn mere_claim(stage: &mut Stage) -> Result<Verdict> {
         })
         .or_else(|error| if error.is::<kernel::NotSeen>() { Ok(()) } else { Err(error) })?;
         let grown = address_space_kib(server)?.saturating_sub(before);
-        stage.say(who, format_args!("VmPeak of process {} has grown by {grown} KiB", server.pid()));
+        let after = before + grown;
+        stage.say(who, format_args!("VmPeak of process {}: {before} KiB before, {after} KiB after", server.pid()));
         *believed = grown > BELIEVED_KIB;
     }
     ensure!(!believed[1], "the mended server believed the claim, too");
@@ -128,12 +137,13 @@ pub fn no_number(stage: &mut Stage) -> Result<Verdict> {
     let (mut naive, addr) = server_role(&["--naive"])?;
     let (client_sock, client_addr) = let_in(&mut naive, addr)?;
     let client_fd = client_sock.as_raw_fd();
+    stage.say("exam", "msg_length = int(msg_length); msg = conn.recv(msg_length).decode(FORMAT)");
 
     let question = stage.ask(
-        "A header says \"-1\", padded with spaces. What becomes of this client's handler in the exam's server?",
+        "A header says \"-1\", padded with spaces. What becomes of this client's handler in our copy of this code?",
         [
             ("it leaves out this header and reads the next", Handler::SkipsHeader),
-            ("its thread dies: recv or int raises an error", Handler::Dies),
+            ("its thread dies: recv(-1) raises an exception", Handler::Dies),
             ("it receives all that comes: -1 is no limit", Handler::TakesAll),
             ("it answers \"Msg received\" to an empty message", Handler::AnswersAndStays),
         ],
