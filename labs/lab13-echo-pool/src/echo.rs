@@ -62,12 +62,14 @@ impl<'a> Stopping<'a> {
         self.stop
     }
 
-    /// Whether Ctrl-C has come.
+    /// Whether Ctrl-C was seen by somebody.
     pub fn requested(&self) -> bool {
-        if self.stop.requested() {
-            self.seen.store(true, Ordering::SeqCst);
-        }
         self.seen.load(Ordering::SeqCst)
+    }
+
+    /// Somebody found the signals readable.
+    pub fn note(&self) {
+        self.seen.store(true, Ordering::SeqCst);
     }
 }
 
@@ -77,13 +79,14 @@ pub fn echo(conn_sock: &Socket, deadline: Option<Duration>, stopping: &Stopping)
     let mut buffer = [0; CHUNK];
     let mut bytes = 0;
     loop {
-        if let Some(end) = wait(conn_sock, PollFlags::POLLIN, deadline, stopping) {
-            return Echoed { bytes, end };
-        }
-        let bytes_read = match recv(conn_fd, &mut buffer, MsgFlags::empty()) {
+        let bytes_read = match recv(conn_fd, &mut buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Echoed { bytes, end: End::Finished },
             Ok(bytes_read) => bytes_read,
-            Err(Errno::EINTR | Errno::EAGAIN) => continue,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => match wait(conn_sock, PollFlags::POLLIN, deadline, stopping) {
+                Some(end) => return Echoed { bytes, end },
+                None => continue,
+            },
             Err(errno) => return Echoed { bytes, end: End::Failed("recv", errno) }, // ECONNRESET
         };
         let mut rest = &buffer[..bytes_read];
@@ -116,7 +119,8 @@ fn wait(sock: &Socket, events: PollFlags, deadline: Option<Duration>, stopping: 
         match poll(&mut fds, timeout) {
             Ok(0) => return Some(if stopped { End::Stopped } else { End::Deadline }),
             Ok(_) if fds[0].any() == Some(true) => return None,
-            _ => {} // Ctrl-C just now: once more, for the last words; or EINTR
+            Ok(_) => stopping.note(), // Ctrl-C: once more, for the last words
+            Err(_) => {}              // EINTR
         }
     }
 }

@@ -47,14 +47,15 @@ pub fn run(args: &MultiArgs) -> Result<()> {
             started.with_context(|| format!("thread {number} of {} cannot be started: ulimit -u", args.threads))?;
         }
         // While the queue is full the main thread waits in put and hears no Ctrl-C; this one does.
-        let (queue, stop_heard) = (&queue, &stop);
+        let (queue, stop_heard, stopping) = (&queue, &stop, &stopping);
         thread::Builder::new().name("signals".into()).spawn_scoped(scope, move || {
             let mut fds = [PollFd::new(stop_heard.as_fd(), PollFlags::POLLIN)];
             while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
+            stopping.note();
             queue.lift_limit();
         })?;
 
-        let result = accept_all(&listen_sock, queue, &args.server, &stopping, &mut pause, &mut screen);
+        let result = accept_all(&listen_sock, queue, &args.server, stopping, &mut pause, &mut screen);
         drop(listen_sock); // close(2): from now on connect is refused
         queue.close(); // each worker takes what is left, and ends
         result
@@ -72,14 +73,15 @@ fn accept_all(
     pause: &mut Pause,
     screen: &mut Screen,
 ) -> Result<()> {
+    let mut asked = false; // --pause asks once for each connection
     let mut late = 0; // accepted after Ctrl-C: no more than the kernel's queue held
     loop {
-        if !stopping.requested() {
-            pause.before(screen, format_args!("accept({})", listen_sock.as_raw_fd()));
-            let mut fds = [stopping.stop().as_fd(), listen_sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-            let _ = poll(&mut fds, PollTimeout::NONE); // after EINTR accept says EAGAIN
-        } else if late > args.backlog.max(0) {
+        if late > args.backlog.max(0) {
             return Ok(());
+        }
+        if !asked && !stopping.requested() {
+            pause.before(screen, format_args!("accept({})", listen_sock.as_raw_fd()));
+            asked = true;
         }
         match listen_sock.accept() {
             Ok((conn_sock, peer_addr)) => {
@@ -87,11 +89,19 @@ fn accept_all(
                 if !args.quiet {
                     screen.line(format_args!("main: accepted {peer_addr}, {} in the queue before it", queue.len()));
                 }
+                asked = false;
                 queue.put((conn_sock, peer_addr)); // waits while the queue is full
                 late += i32::from(stopping.requested());
             }
             Err(error) => match error.raw_os_error().map(Errno::from_raw) {
                 Some(Errno::EAGAIN) if stopping.requested() => return Ok(()), // the kernel's queue is empty
+                Some(Errno::EAGAIN) => {
+                    let stop = stopping.stop().as_fd();
+                    let mut fds = [stop, listen_sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
+                    if poll(&mut fds, PollTimeout::NONE).is_ok() && fds[0].any() == Some(true) {
+                        stopping.note();
+                    }
+                }
                 Some(errno) if is_transient(errno) => {}
                 Some(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
                     screen.line(format_args!("main: accept: {errno:?} ({}): whoever connects waits", errno.desc()));
