@@ -150,7 +150,8 @@ fn scoreboard(screen: &mut Screen, board: &[Played]) {
         let missed = if verdict.foreseen() == Some(false) { "(you missed it) " } else { "" };
         let row = screen.hang(&lead, &format!("{missed}{}", verdict.text));
         let lines = if screen.width() < 79 { usize::MAX } else { 2 }; // 24 lines are enough where there is room
-        let row = row.lines().take(lines).collect::<Vec<_>>().join("\n");
+        let cut = if row.lines().count() > lines { " ..." } else { "" };
+        let row = row.lines().take(lines).collect::<Vec<_>>().join("\n") + cut;
         screen.line(row.replacen(verdict.outcome, &screen.bold(verdict.outcome), 1));
     }
     let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();

@@ -3,7 +3,7 @@
 use std::fmt::{Debug, Display};
 use std::fs::File;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::exit;
 use std::time::{Duration, Instant, UNIX_EPOCH};
 
@@ -108,7 +108,7 @@ pub struct Stage {
     /// Hears what to say if nothing follows for too long.
     watchdog: Watchdog,
     /// Where each verdict goes, too: `--record`.
-    records: Option<File>,
+    records: Option<PathBuf>,
     /// The viewer has pressed or typed something.
     heard: bool,
     no_input: bool,
@@ -117,9 +117,11 @@ pub struct Stage {
 
 impl Stage {
     pub(crate) fn new(screen: Screen, lab: &'static str, args: &DemoArgs) -> Result<Stage> {
-        let open = |path: &PathBuf| File::options().create(true).append(true).open(path).at("open", path.display());
+        if let Some(path) = &args.record {
+            append_to(path)?; // closed at once: the numbers of an experiment's descriptors stay those of the sheet
+        }
         Ok(Stage {
-            records: args.record.as_ref().map(open).transpose()?,
+            records: args.record.clone(),
             screen,
             lab,
             id: "",
@@ -405,7 +407,7 @@ impl Stage {
 
     /// Appends one line of JSON: what was predicted, what was seen; the time in seconds since 1970.
     pub(crate) fn record(&mut self, verdict: &Verdict) -> Result<()> {
-        let Some(records) = &mut self.records else { return Ok(()) };
+        let Some(path) = &self.records else { return Ok(()) };
         // The kit's own texts are plain ASCII, so Rust's way of quoting is JSON's.
         let text = |answer: &Option<String>| answer.as_ref().map_or("null".into(), |answer| format!("{answer:?}"));
         let (given, seen, outcome) = (text(&verdict.given), text(&verdict.seen), verdict.outcome);
@@ -414,7 +416,7 @@ impl Stage {
             "{{\"lab\": {lab:?}, \"experiment\": {id:?}, \"given\": {given}, \"seen\": {seen}, \
              \"verdict\": {outcome:?}, \"kernel\": {kernel:?}, \"time\": {time}}}\n"
         );
-        Ok(records.write_all(line.as_bytes()).at("write", "the file of --record")?)
+        Ok(append_to(path)?.write_all(line.as_bytes()).at("write", path.display())?)
     }
 
     /// What is said when the kit's own prediction failed.
@@ -447,6 +449,10 @@ impl Stage {
             let_signals_end_us();
         }
     }
+}
+
+fn append_to(path: &Path) -> Result<File> {
+    Ok(File::options().create(true).append(true).open(path).at("open", path.display())?)
 }
 
 /// Puts the answers into the order that the name and the seed give: each place is right about equally often.

@@ -63,8 +63,9 @@ pub fn full_queue(stage: &mut Stage) -> Result<Verdict> {
         GetsIn,
     }
     let (listen_sock, server_addr) = bound()?;
-    listen_sock.listen(0).at("listen", server_addr)?;
-    stage.server(format_args!("listen({}, 0) = 0", listen_sock.as_raw_fd()));
+    let backlog = 0;
+    listen_sock.listen(backlog).at("listen", server_addr)?;
+    stage.server(format_args!("listen({}, {backlog}) = 0", listen_sock.as_raw_fd()));
     let first_sock = client_socket()?;
     first_sock.connect(&server_addr.into()).at("connect", server_addr)?;
     stage.say("first", format_args!("connect({}, {server_addr}) = 0", first_sock.as_raw_fd()));

@@ -120,7 +120,7 @@ fn repeated(stage: &mut Stage, sock: &Socket, events: PollFlags, sender: Pair) -
             Err(errno) => return Ok(Err(errno).at("poll", "")?),
         }
         if shown.is_over() {
-            stage.say("wait", format_args!("until the timer expires: at most {:.0} s", timer.as_secs_f64()));
+            stage.say("wait", format_args!("for the timer, which expires in {:.0} s", timer.as_secs_f64()));
             shown = Patience::new(LIMIT);
         }
     }
