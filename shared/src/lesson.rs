@@ -42,6 +42,9 @@ pub struct Lesson {
     pub next: &'static [(&'static str, &'static str)],
 }
 
+/// Behind a row of the scoreboard that is shown in part.
+const CUT: &str = " ...";
+
 /// An experiment that was played: its number, itself, and how it ended.
 pub(crate) type Played = (usize, &'static Experiment, Verdict);
 
@@ -150,9 +153,14 @@ fn scoreboard(screen: &mut Screen, board: &[Played]) {
         let missed = if verdict.foreseen() == Some(false) { "(you missed it) " } else { "" };
         let row = screen.hang(&lead, &format!("{missed}{}", verdict.text));
         let lines = if screen.width() < 79 { usize::MAX } else { 2 }; // 24 lines are enough where there is room
-        let cut = if row.lines().count() > lines { " ..." } else { "" };
-        let row = row.lines().take(lines).collect::<Vec<_>>().join("\n") + cut;
-        screen.line(row.replacen(verdict.outcome, &screen.bold(verdict.outcome), 1));
+        let mut shown = row.lines().take(lines).collect::<Vec<_>>().join("\n");
+        if row.lines().count() > lines {
+            while shown.lines().last().is_some_and(|line| line.len() + CUT.len() > screen.width()) {
+                shown.truncate(shown.trim_end().rfind(' ').unwrap_or(0));
+            }
+            shown = shown.trim_end().to_string() + CUT;
+        }
+        screen.line(shown.replacen(verdict.outcome, &screen.bold(verdict.outcome), 1));
     }
     let count = |outcome| board.iter().filter(|(_, _, verdict)| verdict.outcome == outcome).count();
     let counts = [CONFIRMED, CORRECTED, ANSWERED, SKIPPED, UNEXPECTED].map(|word| format!("{} {word}", count(word)));
