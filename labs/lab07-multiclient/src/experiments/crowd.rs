@@ -251,7 +251,7 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     // More than every buffer on the way takes: the receive buffer, the send buffer, and the server's own queue.
     let largest = |name| setting(name).last().map_or(1 << 23, |bytes| *bytes as usize);
     let buffers = largest("net/ipv4/tcp_rmem") + largest("net/ipv4/tcp_wmem") + OUTBOX_LIMIT;
-    let most_lines = 6 * buffers / LONG_LINE;
+    let most_lines = 3 * buffers / LONG_LINE;
 
     stage.server("never blocks in send: what a client does not take waits in a queue");
     stage.server(format_args!("drops a client for which more than {} KiB would wait", OUTBOX_LIMIT / 1024));
