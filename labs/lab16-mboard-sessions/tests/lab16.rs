@@ -310,14 +310,14 @@ fn a_journal_keeps_what_was_confirmed_over_a_kill() {
     let folder = TempDir::new();
     let journal = folder.path().join("board");
     let options = ["--journal", journal.to_str().unwrap()];
-    for number in 1..=5 {
+    for number in 1..=30 {
         let (mut server, addr) = server(&options);
         publish(addr, &format!("message {number}"));
         signal(&server, Signal::SIGKILL);
         server.wait_for_end().unwrap();
     }
     let (_server, addr) = server(&options);
-    assert_eq!(board(addr), (1..=5).map(|number| format!("message {number}")).collect::<Vec<_>>());
+    assert_eq!(board(addr), (1..=30).map(|number| format!("message {number}")).collect::<Vec<_>>());
 }
 
 #[test]
