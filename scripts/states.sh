@@ -3,10 +3,13 @@
 #
 # Usage:    scripts/states.sh PORT             once
 #           scripts/states.sh PORT --watch     every second, until Ctrl-C
-#           scripts/states.sh --below PID [--watch]
+#           scripts/states.sh PORT --all       every row, be it thousands
+#           scripts/states.sh --below PID [--watch] [--all]
 #
 # Shows each TCP and UDP socket with PORT at either end, LISTEN first. The
-# command behind the table stands above it, after `+`: type it yourself.
+# command behind the table stands above it, after `+`: type it yourself. Of each
+# state 20 rows are shown at most, in a low window fewer, and then how many more
+# there are; --all shows them.
 # --below follows the ports of a program instead: those of all processes that
 # PID has started, such as a shell and the demo in it. A port stays in the
 # table while other sockets of these processes share it: so TIME-WAIT, which no
@@ -69,6 +72,10 @@ in_order() {
 narrow_table() {
     local state recvq sendq local_addr peer_addr line pad
     while IFS=$'\t' read -r _ state recvq sendq local_addr peer_addr _; do
+        if [[ $recvq == more ]]; then
+            say "... and $sendq more in $state"
+            continue
+        fi
         state=${state/ESTABLISHED/ESTAB} state=${state/RECEIVED/RECV}
         printf -v line '%-10s %2s %2s ' "$state" "$recvq" "$sendq"
         pad=$((width - ${#line} - ${#peer_addr} - 1))
@@ -87,6 +94,7 @@ wide_table() {
     mapfile -t rows
     for line in "${rows[@]}"; do
         IFS=$'\t' read -ra cells <<<"$line"
+        if [[ ${cells[2]} == more ]]; then continue; fi
         for at in "${!cells[@]}"; do
             if ((${#cells[at]} > ${widths[at]:-0})); then
                 widths[at]=${#cells[at]}
@@ -95,6 +103,10 @@ wide_table() {
     done
     for line in "${rows[@]}"; do
         IFS=$'\t' read -ra cells <<<"$line"
+        if [[ ${cells[2]} == more ]]; then
+            say "... and ${cells[3]} more in ${cells[1]}"
+            continue
+        fi
         printf -v line '%-*s %*s %*s %-*s %-*s %-*s ' \
             "${widths[1]}" "${cells[1]}" "${widths[2]}" "${cells[2]}" \
             "${widths[3]}" "${cells[3]}" "${widths[4]}" "${cells[4]}" \
@@ -170,21 +182,9 @@ look() {
     done
 }
 
-# The rows that have one of `ports`; /proc writes them in hexadecimal.
+# The rows that have one of `ports`.
 with_ports() {
-    local proto state recvq sendq local_addr peer_addr rest words number
-    if ((${#ports[@]} == 0)); then return; fi
-    words=''
-    for number in "${!ports[@]}"; do
-        printf -v words '%s%d|%04X|' "$words" "$number" "$number"
-    done
-    while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr rest; do
-        if [[ -n ${ports[${local_addr##*:}]-} ||
-            -n ${ports[${peer_addr##*:}]-} ]]; then
-            row "$proto" "$state" "$recvq" "$sendq" "$local_addr" \
-                "$peer_addr" "$rest" # timer, process, inode
-        fi
-    done < <(rows_with "${words%|}")
+    if ((${#ports[@]} > 0)); then few_rows "$most" place "${!ports[*]}"; fi
 }
 
 # One line for the processes that --below found.
@@ -202,12 +202,13 @@ tell_holders() {
 # The rows of a process in a network of its own: all of that network.
 rows_of() {
     local from=proc command="grep -s : /proc/$1/net/{tcp,udp}{,6}"
-    rows
+    few_rows "$most" place
 }
 
 # All there is to see now.
 picture() {
-    local narrow=no rows newline=$'\n' head pid
+    local narrow=no rows newline=$'\n' head pid most
+    find_most
     if ((width > 0 && width < 80)); then narrow=yes; fi
     if [[ -n $pids ]]; then
         tell_holders
@@ -226,7 +227,7 @@ picture() {
             port_command "$port"
             say "+ $command"
         fi
-        rows=$(rows | in_order)
+        rows=$(few_rows "$most" place | in_order)
     fi
     tell_source
     if [[ -z $rows && -n $pids ]]; then
@@ -247,6 +248,13 @@ picture() {
         wide_table
     fi <<<"$rows"
     say ''
+    if [[ $rows == *$'\tmore\t'* ]]; then
+        if [[ $narrow == yes ]]; then
+            say '... more:  --all shows them'
+        else
+            say '... more: too many rows of one state; --all shows them'
+        fi
+    fi
     legend "$narrow"
 }
 
