@@ -269,15 +269,17 @@ find_most() {
 # few_rows MOST place|time [PORTS]: as `rows`, but MOST of each state at most: the
 # first by address, or by the time that is left on the timer. Where some are left
 # out, a row says how many: protocol, state, `more`, how many, `~`. With PORTS,
-# blanks between them, only what has one of them at either end.
+# such as `tcp:4444 udp:53`, only what has one of them at either end.
 #
 # The loops over rows below take seconds for thousands of them; awk and sort do
 # not, so they choose first.
 few_rows() {
-    local raw proto state count ports=${3-} number
+    local raw proto state count ports=${3-}
     if [[ $from == proc && -n $ports ]]; then
-        for number in $3; do printf -v ports '%s %04X' "$ports" "$number"; done
-        ports=${ports:${#3}}
+        ports=''
+        for proto in $3; do
+            printf -v ports '%s %s:%04X' "$ports" "${proto%:*}" "${proto#*:}"
+        done
     fi
     raw=$(listed)
     raw=$(awk -v from="$from" -v by="$2" -v ports="$ports" '
@@ -299,13 +301,13 @@ few_rows() {
             state = field[3]; ends = field[1] " " field[2]
         }
         proto !~ /^(tcp|udp)/ || split(ends, end, " ") != 2 { next }
+        { sub(/6$/, "", proto) }
         any {
-            sub(/.*:/, "", end[1])
-            sub(/.*:/, "", end[2])
+            sub(/.*:/, proto ":", end[1])
+            sub(/.*:/, proto ":", end[2])
             if (!(end[1] in wanted) && !(end[2] in wanted)) next
         }
         {
-            sub(/6$/, "", proto)
             print proto " " state "\t" (by == "time" ? left() : ends) "\t" $0
         }
         # The time on the timer, as a text that sorts.

@@ -148,7 +148,7 @@ States as in RFC 9293; ss writes ESTAB, netstat ESTABLISHED and TIME_WAIT'
 # the processes have now shares any of them.
 declare -A ports=()
 look() {
-    local links pid ours inode address held=() again=no
+    local links pid ours proto inode address held=() again=no
     local -A inodes=()
     [[ -n $pids ]] || return 0
     find_below "$pids"
@@ -167,9 +167,9 @@ look() {
     all_command
     if ((${#inodes[@]} > 0)); then
         address=${!inodes[*]}
-        while IFS=$'\t' read -r _ _ _ _ address _ _ _ inode; do
+        while IFS=$'\t' read -r proto _ _ _ address _ _ _ inode; do
             if [[ -n ${inodes[$inode]-} ]]; then
-                held+=("${address##*:}")
+                held+=("$proto:${address##*:}")
             fi
         done < <(rows_with "${address// /|}")
     fi
@@ -178,7 +178,7 @@ look() {
     done
     if ((${#held[@]} > 0)) && [[ $again == no ]]; then ports=(); fi
     for address in "${held[@]}"; do
-        if [[ $address != '*' ]]; then ports[$address]=yes; fi
+        if [[ $address != *'*' ]]; then ports[$address]=yes; fi
     done
 }
 
