@@ -109,11 +109,9 @@ if [[ $demo == yes ]]; then
     18) line="${line%%>*}>$threads" ;;
     esac
 else
-    line=$(grep "^$lab|" <<<"$classrooms") || {
-        labs=$(sed -n 's/-.*//p' <<<"$classrooms")
-        fail "$lab has no classroom, only: ${labs//$'\n'/ }" \
+    line=$(grep "^$lab|" <<<"$classrooms") ||
+        fail "$lab has no classroom: scripts/classroom.sh has no line for it" \
             "$0 $number --demo"
-    }
 fi
 IFS='|' read -r lab protocol line <<<"$line"
 hosts=two-hosts.sh # found by PATH: a path would wrap
@@ -136,6 +134,9 @@ fi
 IFS='|' read -ra panes_wanted <<<"$line"
 
 have tmux || fail 'tmux is not installed' 'sudo apt install tmux'
+if [[ $line == *'>watch '* ]]; then
+    have watch || fail 'watch is not installed' 'sudo apt install procps'
+fi
 tm() { tmux -L labkit -f /dev/null "$@"; }
 
 # until_true SECONDS COMMAND...: looks again and again, false if in vain.
