@@ -59,13 +59,13 @@ fi
 # address: the same order at each refresh.
 in_order() {
     local life=' LISTEN SYN-SENT SYN-RECEIVED ESTABLISHED FIN-WAIT-1'
-    life+=' FIN-WAIT-2 CLOSING CLOSE-WAIT LAST-ACK TIME-WAIT CLOSED udp:'
-    local proto state rest before
-    while IFS=$'\t' read -r proto state rest; do
-        if [[ $proto == udp ]]; then state=udp:$state; fi
-        before=${life%%" ${state/:*/:}"*} # its length is the place
-        printf '%s\t%s\t%s\n' "${#before}" "$state" "$rest"
-    done | LC_ALL=C sort -t $'\t' -k 1,1n -k 2,2 -k 5,6
+    life+=' FIN-WAIT-2 CLOSING CLOSE-WAIT LAST-ACK TIME-WAIT CLOSED udp '
+    awk -F '\t' -v OFS='\t' -v life="$life" '{
+        place = index(life, " " ($1 == "udp" ? $1 : $2) " ")
+        if ($1 == "udp") $2 = "udp:" $2
+        $1 = place ? place : length(life)
+        print
+    }' | LC_ALL=C sort -t $'\t' -k 1,1n -k 2,2 -k 5,6
 }
 
 # Columns that stay where they are while sockets come and go, in 47 columns.
@@ -88,40 +88,33 @@ narrow_table() {
     done
 }
 
-# Each column as wide as its widest cell.
+# Each column as wide as its widest cell. Where a line is too wide, the name of
+# the process is cut, its id is kept.
 wide_table() {
-    local rows line cell at cells=() widths=() room
-    mapfile -t rows
-    for line in "${rows[@]}"; do
-        IFS=$'\t' read -ra cells <<<"$line"
-        if [[ ${cells[2]} == more ]]; then continue; fi
-        for at in "${!cells[@]}"; do
-            if ((${#cells[at]} > ${widths[at]:-0})); then
-                widths[at]=${#cells[at]}
-            fi
-        done
-    done
-    for line in "${rows[@]}"; do
-        IFS=$'\t' read -ra cells <<<"$line"
-        if [[ ${cells[2]} == more ]]; then
-            say "... and ${cells[3]} more in ${cells[1]}"
-            continue
-        fi
-        printf -v line '%-*s %*s %*s %-*s %-*s %-*s ' \
-            "${widths[1]}" "${cells[1]}" "${widths[2]}" "${cells[2]}" \
-            "${widths[3]}" "${cells[3]}" "${widths[4]}" "${cells[4]}" \
-            "${widths[5]}" "${cells[5]}" "${widths[6]}" "${cells[6]}"
-        cell=${cells[7]}
-        room=$((width - ${#line} - ${#cell}))
-        if ((width > 0 && room < 0)); then # shorten the name, keep the pid
-            line+=${cell:0:1} cell=${cell:1}
-            at=${cell%%/*}
-            if ((${#at} + room >= 0)); then
-                cell=${at:0:${#at}+room}/${cell#*/}
-            fi
-        fi
-        printf '%s\n' "$line$cell"
-    done
+    awk -F '\t' -v width="$width" '
+        { row[NR] = $0 }
+        $3 != "more" {
+            for (at = 2; at <= 7; at++)
+                if (length($at) > wide[at]) wide[at] = length($at)
+        }
+        END {
+            for (at = 2; at <= 7; at++) # the two queues are numbers
+                format = format "%" (at == 3 || at == 4 ? "" : "-") wide[at] "s "
+            for (number = 1; number <= NR; number++) {
+                split(row[number], cell, "\t")
+                if (cell[3] == "more") {
+                    print "... and " cell[4] " more in " cell[2]
+                    continue
+                }
+                line = sprintf(format, cell[2], cell[3], cell[4], cell[5],
+                    cell[6], cell[7])
+                room = width - length(line cell[8])
+                kept = index(cell[8], "/") - 1 + room
+                if (width > 0 && room < 0 && kept >= 1)
+                    sub(/[^\/]*/, substr(cell[8], 1, kept), cell[8])
+                print line cell[8]
+            }
+        }'
 }
 
 legend() {
@@ -222,7 +215,11 @@ picture() {
     else
         if [[ $narrow == yes ]]; then
             port_command "$port" ''
-            say "+ ${command/ | / |"$newline"    }"
+            if [[ $from == ss ]] && ((${#command} + 2 > width)); then
+                say "+ ${command/ or /\' or \\"$newline"    \'}"
+            else
+                say "+ ${command/ | / |"$newline"    }"
+            fi
         else
             port_command "$port"
             say "+ $command"
