@@ -7,8 +7,8 @@
 #
 # Shows the accept queue of the TCP listener on PORT, the clients that are
 # still in SYN-SENT towards it, and the kernel's two counters of dropped SYNs.
-# The command behind it stands above, after `+`: type it yourself. Of the clients
-# 20 are shown at most, in a low window fewer, and then how many more there are.
+# The command behind it stands above, after `+`: type it yourself. At most 20
+# clients are shown, in a low window fewer, and then how many more there are.
 #
 # Needs:    ss (package iproute2) or netstat (package net-tools). Without
 #           them it reads /proc/net. The limit of the queue only ss knows; with

@@ -290,7 +290,10 @@ busy() {
     [[ $(tm display-message -p -t "$1" '#{pane_current_command}') != bash ]]
 }
 
-ended() { [[ $(tm capture-pane -p -t "$1" | sed '/^$/d' | tail -n 1) == '$' ]]; }
+# The shell asks for the next command.
+ended() {
+    [[ $(tm capture-pane -p -t "$1" | sed '/^$/d' | tail -n 1) == '$' ]]
+}
 
 begun() { busy "$1" || ended "$1"; }
 

@@ -137,7 +137,8 @@ kept=$record
 if [[ -z $record ]]; then
     record=$(mktemp "${TMPDIR:-/tmp}/lecture.XXXXXX")
 fi
-{ [[ ! -d $record ]] && touch -- "$record"; } 2>/dev/null || fail "$record cannot be written"
+{ [[ ! -d $record ]] && touch -- "$record"; } 2>/dev/null ||
+    fail "$record cannot be written"
 
 # A line of the record -> `verdict`, `foreseen` (yes, no, or nothing predicted)
 pattern='"given": (.*), "seen": (.*), "verdict": "([A-Za-z ]+)", "kernel"'

@@ -44,7 +44,7 @@ take_bin() {
     bin=$(CDPATH='' cd -- "$1" && pwd)
 }
 
-# take_port_and_watch ARGUMENTS: PORT [--watch] [--all] -> `port`, `watch`, `all`
+# take_port_and_watch PORT [--watch] [--all] -> `port`, `watch`, `all`
 # shellcheck disable=SC2034 # they are for the script
 take_port_and_watch() {
     local arg
@@ -266,10 +266,10 @@ find_most() {
     fi
 }
 
-# few_rows MOST place|time [PORTS]: as `rows`, but MOST of each state at most: the
-# first by address, or by the time that is left on the timer. Where some are left
-# out, a row says how many: protocol, state, `more`, how many, `~`. With PORTS,
-# such as `tcp:4444 udp:53`, only what has one of them at either end.
+# few_rows MOST place|time [PORTS]: as `rows`, but at most MOST of each state:
+# the first by address, or by the time that is left on the timer. Where some are
+# left out, a row says how many: protocol, state, `more`, how many, `~`. With
+# PORTS, such as `tcp:4444 udp:53`, only what has one of them at either end.
 #
 # The loops over rows below take seconds for thousands of them; awk and sort do
 # not, so they choose first.
@@ -314,7 +314,8 @@ few_rows() {
         function left(  text, ms) {
             if (from == "proc") return field[5]
             if (from == "netstat" && match($0, /\([0-9.]+\//))
-                return sprintf("%012d", 1000 * substr($0, RSTART + 1, RLENGTH - 2))
+                return sprintf("%012d",
+                    1000 * substr($0, RSTART + 1, RLENGTH - 2))
             if (!match($0, /timer:\([a-z]+,[^,]*/)) return ""
             text = substr($0, RSTART, RLENGTH)
             sub(/.*,/, "", text)
@@ -324,7 +325,8 @@ few_rows() {
                 sub(/^[0-9]+(sec|\.)/, "", text)
             }
             return sprintf("%012d", ms + text)
-        }' <<<"$raw" | LC_ALL=C sort -t $'\t' -k 1,2 | awk -F '\t' -v most="$1" '
+        }' <<<"$raw" | LC_ALL=C sort -t $'\t' -k 1,2 |
+        awk -F '\t' -v most="$1" '
         { count[$1]++ }
         !most || count[$1] <= most { print substr($0, length($1 $2) + 3) }
         END {

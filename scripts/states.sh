@@ -99,7 +99,7 @@ wide_table() {
         }
         END {
             for (at = 2; at <= 7; at++) # the two queues are numbers
-                format = format "%" (at == 3 || at == 4 ? "" : "-") wide[at] "s "
+                format = format (at == 3 || at == 4 ? "%" : "%-") wide[at] "s "
             for (number = 1; number <= NR; number++) {
                 split(row[number], cell, "\t")
                 if (cell[3] == "more") {

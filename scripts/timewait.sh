@@ -27,7 +27,8 @@ set -euo pipefail
 take_port_and_watch "$@"
 
 picture() {
-    local proto state local_addr peer_addr timer place left found='' more='' recvq sendq most
+    local proto state local_addr peer_addr timer place left
+    local found='' more='' recvq sendq most
     find_most
     port_command "$port"
     say "+ $command"
