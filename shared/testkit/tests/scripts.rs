@@ -117,6 +117,27 @@ fn lecture_keeps_one_score_over_labs_and_goes_on_where_it_was_left() {
     assert!(text(&at_its_end.stdout).contains("go on:    "), "{}", text(&at_its_end.stdout));
 }
 
+#[test]
+fn lecture_that_is_left_after_an_unexpected_verdict_exits_with_1() {
+    let folder = TempDir::new();
+    let lab = folder.path().join("lab06-listen");
+    let fake = r#"
+case "$*" in *--list*) printf '1 * one  5 min\n2 * two  5 min\n'; exit ;; esac
+while [ "$1" != --record ]; do shift; done
+echo '{"lab": "lab06-listen", "experiment": "one", "given": null, "seen": 1, "verdict": "UNEXPECTED", "kernel": ""}' >>"$2"
+exit 1"#;
+    let written = folder.path().join("written");
+    fs::write(&written, format!("#!/bin/sh{fake}\n")).unwrap();
+    // A copy by another process: a child of another test may still have the file written here open (ETXTBSY).
+    assert!(Command::new("install").args(["-m", "755"]).arg(&written).arg(&lab).status().unwrap().success());
+    let mut lecture = script("lecture.sh");
+    lecture.args(["06", "--bin"]).arg(folder.path()).arg("--record").arg(folder.path().join("record"));
+    let left = typed(&mut lecture, "\nq\n");
+    let stdout = text(&left.stdout);
+    assert_eq!(left.status.code(), Some(1), "{stdout}{}", text(&left.stderr));
+    assert!(stdout.contains("verdicts  1 UNEXPECTED\n") && stdout.contains("go on:    "), "{stdout}");
+}
+
 /// A tmux server of its own, which ends with its owner.
 struct Classroom {
     folder: TempDir,
