@@ -1,0 +1,117 @@
+//! Work that needs a processor all the time.
+
+use std::{
+    fs,
+    sync::{Arc, Barrier},
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context, Result, anyhow};
+use nix::{sched::sched_setaffinity, unistd::Pid};
+use shared::{At, Predicts, Stage, Verdict};
+
+use super::{only, processors};
+use crate::{content::Content, files::NO_THREAD};
+
+const FILES: u16 = 4;
+const SIZE: u64 = 1_500_000;
+/// Two processors need this much less time, at least, than one. Two halves of one core share what they compute with.
+const GAINED: f64 = 1.1;
+/// More than two processors can give.
+const TOO_MUCH: f64 = 3.0;
+/// On a machine whose host is busy, a processor may stand still unseen: the best of so many rounds counts.
+const ROUNDS: usize = 5;
+
+/// What one thread needed for its files.
+#[derive(Clone, Copy)]
+struct Needed {
+    ran: Duration,
+    /// Neither running nor waiting for a processor.
+    slept: Duration,
+    time: Duration,
+}
+
+pub fn hashing(stage: &mut Stage) -> Result<Verdict> {
+    let [first, second] = processors()?[..2] else { return Err(anyhow!("one processor only")) };
+    let row = hashed(first, (1..=FILES).collect(), Arc::new(Barrier::new(1)))?.join();
+    let row = row.map_err(|_| anyhow!("a thread panicked"))??;
+    stage.say("row", format_args!("one thread hashes {FILES} files of {SIZE} bytes"));
+    stage.say("row", format_args!("{:.2} s of processor {first}", row.ran.as_secs_f64()));
+
+    let question = stage.ask(
+        "The same four files in four threads, on two processors. How does that change the time?",
+        [
+            ("no gain: threads take turns", 1),
+            ("half of it: one part for each processor", 2),
+            ("a quarter of it: one part for each thread", 4),
+        ],
+        Predicts { source: Some(2), kit: 2 },
+    )?;
+    let mut best = (0.0, 1);
+    for _ in 0..ROUNDS {
+        let start = Arc::new(Barrier::new(FILES.into()));
+        let mut threads = Vec::new();
+        for number in 1..=FILES {
+            let processor = if number % 2 == 1 { first } else { second };
+            threads.push(hashed(processor, vec![number], start.clone())?);
+        }
+        let mut needed = Vec::new();
+        for thread in threads {
+            needed.push(thread.join().map_err(|_| anyhow!("a thread panicked"))??);
+        }
+        let [one, two] = [0, 1].map(|from| needed.iter().skip(from).step_by(2));
+        let ran = [one, two].map(|on| on.map(|needed| needed.ran).sum::<Duration>());
+        let slept = needed.iter().map(|needed| needed.slept).max().unwrap_or_default();
+        let time = needed.iter().map(|needed| needed.time).max().unwrap_or_default();
+        // What other programs took of the processors is not counted: on an idle machine the clock says the same.
+        let alone = ran[0].max(ran[1]) + slept;
+        let gain = row.ran.as_secs_f64() / alone.as_secs_f64();
+        if gain > best.0 {
+            let [one, two] = ran.map(|ran| ran.as_secs_f64());
+            let times = match gain {
+                gain if gain < GAINED => 1,
+                gain if gain < TOO_MUCH => 2,
+                _ => 4,
+            };
+            best = (gain, times);
+            stage.say(
+                "threads",
+                format_args!(
+                    "{one:.2} s of processor {first} and {two:.2} s of {second}, by the clock {:.2} s",
+                    time.as_secs_f64()
+                ),
+            );
+        }
+        if best.1 > 1 {
+            break;
+        }
+    }
+    stage.say("gain", format_args!("{:.1} times as fast, the time of other programs not counted", best.0));
+    stage.verdict(question, best.1, "hashing waits for nothing but a processor: as many times as there are processors")
+}
+
+/// A thread that hashes these files, on this processor only, once all have started.
+fn hashed(processor: usize, numbers: Vec<u16>, start: Arc<Barrier>) -> Result<thread::JoinHandle<Result<Needed>>> {
+    let hash = move || {
+        let here = only(processor)?;
+        sched_setaffinity(Pid::from_raw(0), &here).at("sched_setaffinity", processor)?;
+        start.wait();
+        let (began, before) = (Instant::now(), ran_and_waited()?);
+        for number in numbers {
+            Content { number, size: SIZE }.digest();
+        }
+        let (time, after) = (began.elapsed(), ran_and_waited()?);
+        let [ran, waited] = [0, 1].map(|at| after[at].saturating_sub(before[at]));
+        Ok(Needed { ran, slept: time.saturating_sub(ran + waited), time })
+    };
+    thread::Builder::new().spawn(hash).context(NO_THREAD)
+}
+
+/// How long this thread has run, and how long it waited for a processor: /proc/thread-self/schedstat, in nanoseconds.
+fn ran_and_waited() -> Result<[Duration; 2]> {
+    let path = "/proc/thread-self/schedstat";
+    let text = fs::read_to_string(path).at("open", path)?;
+    let mut times = text.split_whitespace().filter_map(|word| word.parse().ok()).map(Duration::from_nanos);
+    Ok([times.next(), times.next()].map(Option::unwrap_or_default))
+}

@@ -1,0 +1,168 @@
+//! One after another, or at once: what the clock says.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use kernel::State;
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
+use shared::{At, Predicts, Stage, Verdict};
+
+use super::{Downloads, ends_in, only, processors, server};
+use crate::timeline::Timeline;
+
+const FILES: u16 = 4;
+/// As many threads as files.
+const THREADS: usize = 4;
+/// The pace of a file on a link that all files share.
+const ON_LINK: Duration = Duration::from_millis(200);
+/// Bytes that come for more than this much of their time have come at the same time. In a row it is 1.0 at most.
+const OVERLAPPED: f64 = 1.5;
+/// More than two files at a time, with room for bytes that were read late.
+const MORE_THAN_TWO: f64 = 3.0;
+
+/// This thread, and all that it starts, stay on one processor as long as this lives.
+struct OneProcessor(CpuSet);
+
+impl OneProcessor {
+    fn new(processor: usize) -> Result<OneProcessor> {
+        let before = sched_getaffinity(Pid::from_raw(0)).at("sched_getaffinity", "")?;
+        sched_setaffinity(Pid::from_raw(0), &only(processor)?).at("sched_setaffinity", processor)?;
+        Ok(OneProcessor(before))
+    }
+}
+
+impl Drop for OneProcessor {
+    fn drop(&mut self) {
+        let _ = sched_setaffinity(Pid::from_raw(0), &self.0); // it was allowed before
+    }
+}
+
+pub fn four_files(stage: &mut Stage) -> Result<Verdict> {
+    #[derive(Debug, PartialEq)]
+    enum Threads {
+        Same,
+        Shorter,
+        Longer,
+    }
+    let processor = *processors()?.first().context("no processor is allowed")?;
+    let _here = OneProcessor::new(processor)?;
+    stage.say("main", format_args!("sched_setaffinity: processor {processor} only, for the server and all threads"));
+    let (_server, addr) = server(stage, &["--seconds", "0.3"])?;
+    stage.server("sends each file at a pace of its own: 0.3 s for 300000 bytes");
+    let mut row = Downloads::new(addr, FILES, 1, false)?;
+    row.run(1)?;
+    row.ensure_whole()?;
+    stage.say("row", told(&Timeline::of(&row.manager.jobs)));
+    drop(row); // its connection is closed
+
+    let question = stage.ask(
+        "The same four files in four threads, on this one processor. How long do they take?",
+        [
+            ("as long as in a row", Threads::Same),
+            ("longer: switching costs time", Threads::Longer),
+            ("shorter: the waits overlap", Threads::Shorter),
+        ],
+        Predicts { source: Some(Threads::Same), kit: Threads::Shorter },
+    )?;
+    let mut at_once = Downloads::new(addr, FILES, THREADS, false)?;
+    at_once.run(THREADS)?;
+    at_once.ensure_whole()?;
+    let timeline = Timeline::of(&at_once.manager.jobs);
+    stage.say("threads", told(&timeline));
+    stage.say("kernel", format_args!("connections of the threads: {} ESTABLISHED", ends_in(addr, State::Established)?));
+    let observed = match timeline.at_a_time() {
+        files if files > OVERLAPPED => Threads::Shorter,
+        files if files > 1.0 / OVERLAPPED => Threads::Same,
+        _ => Threads::Longer,
+    };
+    stage.verdict(question, observed, "who waits for bytes needs no processor; four can wait at the same time")
+}
+
+pub fn one_link(stage: &mut Stage) -> Result<Verdict> {
+    #[derive(Debug, PartialEq)]
+    enum Time {
+        Quarter,
+        Half,
+        Whole,
+    }
+    let pace = ON_LINK.as_secs_f64().to_string();
+    let (_server, addr) = server(stage, &["--link", "--seconds", &pace])?;
+    stage.server(format_args!("sends all files over one link: {pace} s for 300000 bytes of any of them"));
+    let mut row = Downloads::new(addr, FILES, 1, false)?;
+    row.run(1)?;
+    row.ensure_whole()?;
+    stage.say("row", told(&Timeline::of(&row.manager.jobs)));
+    drop(row);
+
+    let question = stage.ask(
+        "The same four files in four threads, over the same link. How long do they take?",
+        [
+            ("a quarter of it: four come at a time", Time::Quarter),
+            ("half of it: some of the waits overlap", Time::Half),
+            ("as long as in a row: the link is full", Time::Whole),
+        ],
+        Predicts { source: Some(Time::Quarter), kit: Time::Whole },
+    )?;
+    let mut at_once = Downloads::new(addr, FILES, THREADS, false)?;
+    at_once.run(THREADS)?;
+    at_once.ensure_whole()?;
+    let timeline = Timeline::of(&at_once.manager.jobs);
+    stage.say("threads", told(&timeline));
+    stage.say("kernel", format_args!("connections of the threads: {} ESTABLISHED", ends_in(addr, State::Established)?));
+    // Against what the link needs for these bytes: on a busy machine the row may have taken longer than that.
+    let link = ON_LINK * u32::from(FILES);
+    stage.say("link", format_args!("needs {:.2} s for these bytes", link.as_secs_f64()));
+    let observed = match timeline.total().as_secs_f64() / link.as_secs_f64() {
+        part if part < 0.35 => Time::Quarter,
+        part if part < 0.75 => Time::Half,
+        _ => Time::Whole,
+    };
+    stage.verdict(question, observed, "threads share a wait for somebody else, not the link; each got a quarter of it")
+}
+
+pub fn more_threads(stage: &mut Stage) -> Result<Verdict> {
+    #[derive(Debug, PartialEq)]
+    enum Eight {
+        Quarter,
+        Same,
+        Refused,
+    }
+    const MANY: u16 = 8;
+    let (_server, addr) = server(stage, &["--workers", "2", "--seconds", "0.2", "--count", "8"])?;
+    stage.server("has two threads that send; each file takes 0.2 s");
+    let mut two = Downloads::new(addr, MANY, 2, false)?;
+    two.run(2)?;
+    two.ensure_whole()?;
+    stage.say("two", told(&Timeline::of(&two.manager.jobs)));
+    drop(two);
+
+    let question = stage.ask(
+        "Now eight threads ask for the eight files at once. How long do they take?",
+        [
+            ("a quarter: eight threads, eight files at a time", Eight::Quarter),
+            ("as long as with two: the server sends two at a time", Eight::Same),
+            ("no time to measure: six connections are refused", Eight::Refused),
+        ],
+        Predicts { source: None, kit: Eight::Same },
+    )?;
+    let mut eight = Downloads::new(addr, MANY, usize::from(MANY), false)?;
+    eight.run(usize::from(MANY))?;
+    let timeline = Timeline::of(&eight.manager.jobs);
+    stage.say("eight", told(&timeline));
+    stage.say("kernel", format_args!("connections of the threads: {} ESTABLISHED", ends_in(addr, State::Established)?));
+    let refused = eight.manager.jobs.iter().any(|job| job.state().failure.is_some());
+    let observed = match timeline.at_a_time() {
+        _ if refused => Eight::Refused,
+        files if files > MORE_THAN_TWO => Eight::Quarter,
+        _ => Eight::Same,
+    };
+    stage.verdict(question, observed, "six wait with a connection: the slowest part of the way sets the pace")
+}
+
+fn told(timeline: &Timeline) -> String {
+    let (sum, total) = (timeline.sum().as_secs_f64(), timeline.total().as_secs_f64());
+    format!("{total:.2} s; bytes came for {sum:.2} s in all, so {:.1} files at a time", timeline.at_a_time())
+}
