@@ -21,11 +21,15 @@ mod download;
 mod experiments;
 mod fetch;
 mod files;
+mod job;
 mod manager;
 mod pace;
 mod range;
 mod request;
+mod sending;
+mod shown;
 mod timeline;
+mod url;
 
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode, time::Duration};
 
@@ -33,7 +37,7 @@ use anyhow::Result;
 use clap::{Args, Parser, Subcommand, value_parser};
 use shared::{DemoArgs, SheetArgs, address};
 
-use crate::download::Url;
+use crate::url::Url;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\

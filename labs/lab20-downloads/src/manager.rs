@@ -12,8 +12,10 @@ use anyhow::{Context, Result, anyhow};
 use ureq::Agent;
 
 use crate::{
-    download::{Job, Options, Url, agent},
+    download::agent,
     files::NO_THREAD,
+    job::{Job, Options},
+    url::Url,
 };
 
 /// Downloads that are under way.

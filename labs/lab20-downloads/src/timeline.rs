@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::download::{Job, State};
+use crate::job::{Job, State};
 
 /// Columns of the bar in a line of text.
 const BAR: usize = 60;

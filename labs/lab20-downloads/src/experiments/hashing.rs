@@ -8,7 +8,10 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow};
-use nix::{sched::sched_setaffinity, unistd::Pid};
+use nix::{
+    sched::{sched_getcpu, sched_setaffinity},
+    unistd::Pid,
+};
 use shared::{At, Predicts, Stage, Verdict};
 
 use super::{only, processors};
@@ -26,6 +29,8 @@ const ROUNDS: usize = 5;
 /// What one thread needed for its files.
 #[derive(Clone, Copy)]
 struct Needed {
+    /// Where it ran.
+    processor: usize,
     ran: Duration,
     /// Neither running nor waiting for a processor.
     slept: Duration,
@@ -60,8 +65,10 @@ pub fn hashing(stage: &mut Stage) -> Result<Verdict> {
         for thread in threads {
             needed.push(thread.join().map_err(|_| anyhow!("a thread panicked"))??);
         }
-        let [one, two] = [0, 1].map(|from| needed.iter().skip(from).step_by(2));
-        let ran = [one, two].map(|on| on.map(|needed| needed.ran).sum::<Duration>());
+        let ran = [first, second].map(|processor| {
+            let on = needed.iter().filter(|needed| needed.processor == processor);
+            on.map(|needed| needed.ran).sum::<Duration>()
+        });
         let slept = needed.iter().map(|needed| needed.slept).max().unwrap_or_default();
         let time = needed.iter().map(|needed| needed.time).max().unwrap_or_default();
         // What other programs took of the processors is not counted: on an idle machine the clock says the same.
@@ -103,7 +110,7 @@ fn hashed(processor: usize, numbers: Vec<u16>, start: Arc<Barrier>) -> Result<th
         }
         let (time, after) = (began.elapsed(), ran_and_waited()?);
         let [ran, waited] = [0, 1].map(|at| after[at].saturating_sub(before[at]));
-        Ok(Needed { ran, slept: time.saturating_sub(ran + waited), time })
+        Ok(Needed { processor: sched_getcpu().at("getcpu", "")?, ran, slept: time.saturating_sub(ran + waited), time })
     };
     thread::Builder::new().spawn(hash).context(NO_THREAD)
 }

@@ -27,8 +27,9 @@ use nix::{
 use shared::{At, Experiment, Lesson, Role, Stage};
 
 use crate::{
-    download::{Job, Options, Url},
+    job::{Job, Options},
     manager::Manager,
+    url::Url,
 };
 
 /// How long a state may take; far more than loopback needs.
@@ -112,8 +113,8 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo lab20 files                   (or: files --link, files --break 2)"),
-        ("", "cargo lab20 fetch --threads 4       (or: fetch, fetch --resume)"),
+        ("by hand", "cargo lab20 files             (or: files --link, files --break 2)"),
+        ("", "cargo lab20 fetch --threads 4 (or: fetch, fetch --resume)"),
         ("watch", "scripts/states.sh 8020 --watch"),
         ("sheet", "cargo lab20 sheet"),
     ],
