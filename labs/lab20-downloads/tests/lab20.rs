@@ -140,7 +140,7 @@ fn on_one_processor_only_the_claim_about_two_is_skipped() {
     if skip_without(!have("taskset"), "taskset", "apt-get install util-linux") {
         return;
     }
-    let experiments = ["demo", "four-files", "broken-halfway", "more-threads", "hashing"];
+    let experiments = ["demo", "four-files", "hashing"];
     let finished = run(Command::new("taskset").args(["-c", "0", LAB]).args(experiments));
     assert_eq!(finished.code(), 0, "{}", finished.stdout);
     assert!(finished.stdout.contains("needs two processors that this program may use"), "{}", finished.stdout);
