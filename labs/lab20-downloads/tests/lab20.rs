@@ -15,7 +15,7 @@ use std::{
 use kernel::State;
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
-    Demo, Finished, Role, TempDir, Terminal, descriptors, ends_well, failed, have, interrupt, run, skip_without,
+    Demo, Finished, Role, TempDir, Terminal, descriptors, ends_well, failed, have, interrupt, run, skip_without, step,
     wait_until,
 };
 
@@ -402,18 +402,13 @@ fn ctrl_c_ends_each_role_wherever_it_waits_and_keeps_what_has_come() {
 #[test]
 fn pause_waits_before_each_call() {
     let mut server = Role::spawn(Command::new(LAB).args(["files", "0", "--pause", "--seconds", "0"])).unwrap();
-    for call in ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("] {
-        server.wait_for(&format!("next: {call}")).unwrap();
-        server.type_line("").unwrap();
-    }
+    step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);
     let line = server.line_with(" bytes: http://").unwrap();
     let addr = line.split("http://").nth(1).unwrap().split('/').next().unwrap().parse().unwrap();
-    server.wait_for("next: accept(").unwrap();
-    server.type_line("").unwrap();
+    step(&mut server, &["accept("]);
     let folder = TempDir::new();
     let mut fetching = Role::spawn(fetch(&folder, &["--pause"]).args(urls(addr, 1))).unwrap();
-    fetching.wait_for("next: start Thread-1   [Enter]").unwrap();
-    fetching.type_line("").unwrap();
+    step(&mut fetching, &["start Thread-1"]);
     fetching.wait_for("Terminating, total time spent").unwrap();
     ends_well(&mut fetching);
     interrupt(&mut server);
