@@ -38,19 +38,21 @@ pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     let mut shown = Shown::new(&manager.jobs);
     let start = Instant::now();
     for number in 1..=threads {
+        pause.before(&mut screen, format_args!("start Thread-{number}"));
         if stop.requested() {
             break;
         }
-        pause.before(&mut screen, format_args!("start Thread-{number}"));
         manager.start_thread()?;
     }
 
     let (mut patience, mut last_seen) = (Patience::new(args.deadline), 0);
-    while !manager.is_finished() {
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        let _ = poll(&mut fds, PollTimeout::from(LOOK_AGAIN_MS)); // EINTR after Ctrl-Z and fg: look again
+    loop {
+        let states: Vec<State> = manager.jobs.iter().map(Job::state).collect();
         shown.update(&manager.jobs, &mut screen);
-        let seen: u64 = manager.jobs.iter().map(Job::state).map(|state| state.received + count_ended(&state)).sum();
+        if states.iter().all(|state| state.ended.is_some()) {
+            break;
+        }
+        let seen: u64 = states.iter().map(|state| state.received + u64::from(state.ended.is_some())).sum();
         if seen != last_seen {
             (patience, last_seen) = (Patience::new(args.deadline), seen);
         }
@@ -63,8 +65,9 @@ pub fn run(args: &FetchArgs) -> Result<ExitCode> {
             // The end of the process ends the threads and closes their connections; each byte is written already.
             return Ok(if silent { ExitCode::FAILURE } else { ExitCode::SUCCESS });
         }
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let _ = poll(&mut fds, PollTimeout::from(LOOK_AGAIN_MS)); // EINTR after Ctrl-Z and fg: look again
     }
-    shown.update(&manager.jobs, &mut screen);
     shown.clear();
     manager.join()?;
 
@@ -94,8 +97,4 @@ fn default_urls() -> Vec<Url> {
 
 fn files(number: usize) -> String {
     if number == 1 { "1 file".into() } else { format!("{number} files") }
-}
-
-fn count_ended(state: &State) -> u64 {
-    u64::from(state.ended.is_some())
 }

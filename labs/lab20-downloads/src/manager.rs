@@ -50,10 +50,6 @@ impl Manager {
         Ok(())
     }
 
-    pub fn is_finished(&self) -> bool {
-        self.threads.iter().all(JoinHandle::is_finished)
-    }
-
     /// Waits for all threads. Their connections stay open as long as the manager lives.
     pub fn join(&mut self) -> Result<()> {
         self.threads.drain(..).try_for_each(|thread| thread.join().map_err(|_| anyhow!("a thread panicked")))

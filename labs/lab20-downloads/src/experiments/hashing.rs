@@ -32,8 +32,6 @@ struct Needed {
     /// Where it ran.
     processor: usize,
     ran: Duration,
-    /// Neither running nor waiting for a processor.
-    slept: Duration,
     time: Duration,
 }
 
@@ -68,10 +66,10 @@ pub fn hashing(stage: &mut Stage) -> Result<Verdict> {
             let on = needed.iter().filter(|needed| needed.processor == processor);
             on.map(|needed| needed.ran).sum::<Duration>()
         });
-        let slept = needed.iter().map(|needed| needed.slept).max().unwrap_or_default();
         let time = needed.iter().map(|needed| needed.time).max().unwrap_or_default();
-        // What other programs took of the processors is not counted: on an idle machine the clock says the same.
-        let alone = ran[0].max(ran[1]) + slept;
+        // Hashing never sleeps, so on an idle machine the clock says the same as the processor that ran longer. What other
+        // programs took of it, and time after Ctrl-Z, is not counted.
+        let alone = ran[0].max(ran[1]);
         let gain = row.as_secs_f64() / alone.as_secs_f64();
         let [one, two] = ran.map(|ran| ran.as_secs_f64());
         let time = time.as_secs_f64();
@@ -105,21 +103,20 @@ fn hashed(processor: usize, numbers: Vec<u16>, start: Arc<Barrier>) -> Result<th
         let here = only(processor)?;
         sched_setaffinity(Pid::from_raw(0), &here).at("sched_setaffinity", processor)?;
         start.wait();
-        let (began, before) = (Instant::now(), ran_and_waited()?);
+        let (began, before) = (Instant::now(), ran()?);
         for number in numbers {
             Content { number, size: SIZE }.digest();
         }
-        let (time, after) = (began.elapsed(), ran_and_waited()?);
-        let [ran, waited] = [0, 1].map(|at| after[at].saturating_sub(before[at]));
-        Ok(Needed { processor: sched_getcpu().at("getcpu", "")?, ran, slept: time.saturating_sub(ran + waited), time })
+        let (time, after) = (began.elapsed(), ran()?);
+        Ok(Needed { processor: sched_getcpu().at("getcpu", "")?, ran: after.saturating_sub(before), time })
     };
     thread::Builder::new().spawn(hash).context(NO_THREAD)
 }
 
-/// How long this thread has run, and how long it waited for a processor: /proc/thread-self/schedstat, in nanoseconds.
-fn ran_and_waited() -> Result<[Duration; 2]> {
+/// How long this thread has run: /proc/thread-self/schedstat, in nanoseconds.
+fn ran() -> Result<Duration> {
     let path = "/proc/thread-self/schedstat";
     let text = fs::read_to_string(path).at("open", path)?;
-    let mut times = text.split_whitespace().filter_map(|word| word.parse().ok()).map(Duration::from_nanos);
-    Ok([times.next(), times.next()].map(Option::unwrap_or_default))
+    let nanoseconds = text.split_whitespace().next().and_then(|word| word.parse().ok());
+    Ok(Duration::from_nanos(nanoseconds.context("no number in schedstat")?))
 }

@@ -44,9 +44,9 @@ const TWO_PROCESSORS: Need = Need {
     met: || processors().is_ok_and(|processors| processors.len() >= 2),
 };
 
-/// Time that a task waited for a processor.
+/// Time that a task ran.
 const SCHEDSTAT: Need = Need {
-    what: "/proc/self/schedstat, the kernel's account of waiting for a processor",
+    what: "/proc/self/schedstat, the kernel's account of running and waiting",
     provided_by: "a kernel with CONFIG_SCHEDSTATS or CONFIG_TASK_DELAY_ACCT, as distributions build it",
     met: || fs::read_to_string("/proc/self/schedstat").is_ok_and(|text| text.split_whitespace().count() >= 2),
 };
