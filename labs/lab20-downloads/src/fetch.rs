@@ -32,6 +32,7 @@ pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     let stop = Stop::on_signals()?; // before any thread exists
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
+    screen.measure();
     let options = Options { folder, resume: args.resume, close: args.close };
     let threads = usize::from(args.threads).min(urls.len());
     let mut manager = Manager::new(&urls, &options, threads);

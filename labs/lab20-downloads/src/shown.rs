@@ -25,7 +25,7 @@ impl Shown {
         } else {
             ProgressDrawTarget::hidden()
         });
-        let style = ProgressStyle::with_template("{prefix:12}  [{bar:40}] {bytes}/{total_bytes}");
+        let style = ProgressStyle::with_template("{prefix:12}  [{bar:30}] {bytes}/{total_bytes}");
         let style = style.map_or_else(|_| ProgressStyle::default_bar(), |style| style.progress_chars("=> "));
         let row = |job: &Job| {
             let bar = bars.add(ProgressBar::new(0).with_style(style.clone()));
@@ -42,7 +42,8 @@ impl Shown {
             let state = job.state();
             let mut say = |text: String, moment: Option<Instant>| {
                 let since = moment.unwrap_or_else(Instant::now).duration_since(self.start).as_secs_f64();
-                self.bars.suspend(|| screen.line(format_args!("{since:6.2} {:<9} {text}", state.thread)));
+                let line = screen.hang(&format!("{since:6.2} {:<9} ", state.thread), &text);
+                self.bars.suspend(|| screen.line(line));
             };
             if state.asked.is_some() && !*begun {
                 *begun = true;
