@@ -100,9 +100,7 @@ impl Job {
                     file.write_all(&buffer[..bytes_read]).at("write", part.display())?;
                     let mut state = self.lock();
                     state.received += bytes_read as u64;
-                    let now = Instant::now();
-                    state.first.get_or_insert(now);
-                    state.last = Some(now);
+                    state.first.get_or_insert_with(Instant::now);
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
                 Err(error) => {

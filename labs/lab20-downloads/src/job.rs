@@ -25,9 +25,8 @@ pub struct State {
     pub thread: String,
     /// When the request left.
     pub asked: Option<Instant>,
-    /// When the first and the last byte came.
+    /// When the first byte came.
     pub first: Option<Instant>,
-    pub last: Option<Instant>,
     /// When it was over, well or not.
     pub ended: Option<Instant>,
     /// Bytes that were there before.
