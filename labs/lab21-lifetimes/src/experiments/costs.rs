@@ -36,10 +36,9 @@ sockopt_impl!(
     /// What the socket holds, in bytes: struct sock's counters, include/uapi/linux/sock_diag.h.
     SoMeminfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; 9]
 );
-/// Places in it: what is received and not read, room for that, room to send.
+/// Places in it: what is received and not read, and the room for that.
 const RMEM_ALLOC: usize = 0;
 const RCVBUF: usize = 1;
-const SNDBUF: usize = 3;
 /// Reserved pages, and what is sent and not acknowledged.
 const FWD_ALLOC: usize = 4;
 const WMEM_QUEUED: usize = 5;
@@ -194,14 +193,14 @@ pub fn thousand_kept(stage: &mut Stage) -> Result<Verdict> {
     let first = meminfo(client_socks.first().context("no connection")?)?;
     stage.say(
         "meminfo",
-        format_args!("room for bytes: {} to receive, {} to send, at each client's end", first[RCVBUF], first[SNDBUF]),
+        format_args!("room for what is received and not read: {} bytes at each client's end", first[RCVBUF]),
     );
 
     let question = stage.ask(
         "All connections are idle. How much of this room does the kernel hold for them in memory now?",
         [
-            ("all of it, from accept and connect on", Held::All),
-            ("about half of it, for one direction", Held::Half),
+            ("all of it: accept and connect take it", Held::All),
+            ("about half of it: the answer is over", Held::Half),
             ("next to nothing: no byte is in it", Held::NextToNothing),
         ],
         Predicts { source: None, kit: Held::NextToNothing },
@@ -209,7 +208,7 @@ pub fn thousand_kept(stage: &mut Stage) -> Result<Verdict> {
     let (mut room, mut held) = (0_u64, 0_u64);
     for client_sock in &client_socks {
         let info = meminfo(client_sock)?;
-        room += u64::from(info[RCVBUF]) + u64::from(info[SNDBUF]);
+        room += u64::from(info[RCVBUF]);
         held += u64::from(info[RMEM_ALLOC]) + u64::from(info[FWD_ALLOC]) + u64::from(info[WMEM_QUEUED]);
     }
     stage.say("meminfo", format_args!("all together: room {room} bytes, held {held} bytes"));

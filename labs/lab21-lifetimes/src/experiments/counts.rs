@@ -42,10 +42,11 @@ pub fn ten_objects(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some(11), kit: 1 },
     )?;
     let (pairs, kept) = visited(stage, "unasked", server_addr, &targets, "")?;
-    let kept_sock = kept.context("no connection was kept")?;
-    let kept = Pair::of(&kept_sock)?;
-    stage.say("kernel", format_args!("connections opened: {}; the last one:", pairs.len()));
-    stage.kernel([("client", kept), ("server", kept.other_end())])?;
+    stage.say("kernel", format_args!("connections opened: {}", pairs.len()));
+    if let Some(kept_sock) = &kept {
+        let pair = Pair::of(kept_sock)?;
+        stage.kernel([("client", pair), ("server", pair.other_end())])?;
+    }
     stage.verdict(question, pairs.len(), "HTTP/1.1 keeps a connection unless an end says close: one handshake for all")
 }
 
@@ -91,7 +92,7 @@ fn visited(
         drop(client_sock); // close(2)
         if number == 0 {
             stage.say(label, format_args!("recv({fd}, 1024) = {}  the server closed first", returned(&ended)));
-            stage.say(label, format_args!("close({fd}) = 0; and so for the ten objects"));
+            stage.say(label, format_args!("close({fd}) = 0  and so for the ten objects"));
         }
     }
     if kept.is_some() {

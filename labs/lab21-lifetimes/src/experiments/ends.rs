@@ -59,13 +59,12 @@ pub fn who_closes(stage: &mut Stage) -> Result<Verdict> {
         }
         if number == 0 {
             stage.kernel([("server", pairs[0].other_end()), ("client", pairs[0])])?;
-            stage.client(format_args!(
-                "close({}) = 0; and so {} times more",
-                client_socks[0].as_raw_fd(),
-                REQUESTS - 1
-            ));
         }
+        let client_fd = client_socks[0].as_raw_fd();
         drop(client_socks); // close(2)
+        if number == 0 {
+            stage.client(format_args!("close({client_fd}) = 0  and so {} times more", REQUESTS - 1));
+        }
     }
     // Until the kernel has processed every last segment: no connection is on its way any more.
     let (visitors, server) = wait_until("the end of all connections", LIMIT, || {
