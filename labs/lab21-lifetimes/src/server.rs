@@ -98,8 +98,7 @@ pub fn run(addr: SocketAddr, mut service: Service, idle_limit: Option<Duration>,
                 },
             }
         }
-        let (over, stay) = connections.into_iter().partition(|connection| connection.end.is_some());
-        connections = stay;
+        let over: Vec<_> = connections.extract_if(.., |connection| connection.end.is_some()).collect();
         for Connection { sock, peer_addr, since, answered: requests, end, .. } in over {
             pause.before(&mut screen, format_args!("close({})", sock.as_raw_fd()));
             drop(sock); // close(2)
