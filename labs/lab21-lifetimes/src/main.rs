@@ -12,8 +12,8 @@
 //! Source: notes ch.4, "Short-lived vs. Long-lived TCP connections".
 //! Read: RFC 9112 9.3 and 9.6 (Connection), RFC 9110 9.2.2 (which requests may be repeated), tcp(7) on TCP_INFO.
 
-mod captured;
 mod connection;
+mod delayed;
 mod experiments;
 mod http;
 mod server;
@@ -72,9 +72,9 @@ enum Command {
     Host(HostArgs),
     /// Terminal 4: a session with the host, over one connection
     Session(SessionArgs),
-    /// Where it may capture: two requests over lo, each segment printed
+    /// In a private namespace: two hosts with a slow line between them
     #[command(hide = true)]
-    Capture,
+    Delayed { outside: String },
 }
 
 #[derive(Args)]
@@ -156,7 +156,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Visit(args)) => visit::run(args)?,
         Some(Command::Host(args)) => server::run(args.address, Service::Host, None, args.pause)?,
         Some(Command::Session(args)) => session::run(args)?,
-        Some(Command::Capture) => captured::run()?,
+        Some(Command::Delayed { outside }) => delayed::run(outside)?,
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,11 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Pair, State, capture::command, namespace::START_LIMIT, tcp_socket, tcp_sockets, wait_until};
+use kernel::{
+    Pair, State,
+    namespace::{START_LIMIT, own},
+    tcp_socket, tcp_sockets, wait_until,
+};
 use nix::{
     getsockopt_impl, libc, sockopt_impl,
     sys::socket::sockopt::TcpKeepIdle,
@@ -17,6 +21,7 @@ use shared::{At, Predicts, Role, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{LIMIT, accepted, connected, listening, page_role, receive_message, send_all, waits};
+use crate::delayed::{ONE_WAY, TRIES};
 
 /// How long the session is idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -138,26 +143,48 @@ pub fn first_byte(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: (2, 1) },
     )?;
-    let mut child = Role::spawn(command(std::env::current_exe()?).arg("capture"))?;
+    let mut child = Role::start_in_namespace(&["delayed", &own()?])?;
+    stage.say("hosts", "A is 10.0.0.1, the server; B is 10.0.0.2, the client");
+    let there_and_back = 2 * ONE_WAY.as_millis();
+    stage.say("line", format_args!("passes each frame on after {ONE_WAY:?}: there and back {there_and_back}ms"));
+    stage.client(format_args!("asks {TRIES} times each way, for up to {START_LIMIT:?} in all"));
     let printed = child.wait_for_within("end of the scene\n", START_LIMIT)?;
     let mut trips = [0; 2];
-    for (number, (trips, label)) in trips.iter_mut().zip(["new", "kept"]).enumerate() {
-        let prefix = format!("{} ", number + 1);
-        let segments: Vec<&str> = printed.lines().filter_map(|line| line.strip_prefix(&prefix)).collect();
-        let is_answer = |segment: &&str| segment.starts_with("server ") && segment.ends_with(" bytes");
-        let answer = segments.iter().position(is_answer).context("no answer was captured")?;
-        stage.say(label, segments[..=answer].join(", "));
+    for (trips, label) in trips.iter_mut().zip(["new", "kept"]) {
+        let values = |what: &str| {
+            let prefix = format!("{label} {what} ");
+            printed.lines().filter_map(|line| line.strip_prefix(&prefix)).map(String::from).collect::<Vec<_>>()
+        };
+        let times = values("ms").iter().map(|ms| ms.parse()).collect::<Result<Vec<u64>, _>>()?;
+        let (at, ms) = times.iter().enumerate().min_by_key(|(_, ms)| **ms).context("no time was measured")?;
+        let passed = values("segments");
+        let passed: Vec<&str> = passed.get(at).context("no segment passed")?.split(", ").collect();
+        let answer = passed.iter().position(|segment| is_answer(segment)).context("no answer passed")?;
+        // Of the ACKs without data the handshake's is shown: nobody waits for the others.
+        let matters = |at: &usize| match passed[*at] {
+            "client ACK" | "server ACK" => *at > 0 && passed[*at - 1] == "server SYN ACK",
+            _ => true,
+        };
+        let segments: Vec<&str> = (0..=answer).filter(matters).map(|at| passed[at]).collect();
+        stage.say(label, segments.join(", "));
         // A round trip begins where the client sends after the server did, and it ends with the server's next segment.
         let mut before = "server";
-        for segment in &segments[..answer] {
+        for segment in &segments[..segments.len() - 1] {
             let who = if segment.starts_with("client ") { "client" } else { "server" };
             *trips += usize::from(who == "client" && before == "server");
             before = who;
         }
+        stage.say(
+            "",
+            format_args!("round trips: {trips}; the first byte after {ms} ms, the quickest of {}", times.len()),
+        );
     }
-    stage.say("counted", format_args!("round trips: new connection {}, kept connection {}", trips[0], trips[1]));
-    stage.say("so", "over a line with 100 ms there and back: 200 ms or 100 ms, before any work");
     stage.verdict(question, (trips[0], trips[1]), "a new connection costs one round trip more than a kept one")
+}
+
+/// The server's first segment with data.
+fn is_answer(segment: &str) -> bool {
+    segment.starts_with("server ") && segment.ends_with(" bytes")
 }
 
 pub fn thousand_kept(stage: &mut Stage) -> Result<Verdict> {

@@ -11,7 +11,7 @@ use nix::{
 use shared::{Predicts, Stage, Verdict, returned};
 
 use super::{LIMIT, accepted, connected, listening, page_role, receive_message, send_all, waits};
-use crate::captured::{ANSWER, REQUEST};
+use crate::delayed::{ANSWER, REQUEST};
 
 /// Requests, each with a connection of its own.
 const REQUESTS: usize = 200;

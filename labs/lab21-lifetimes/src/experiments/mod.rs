@@ -15,7 +15,7 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use kernel::{
     Need, Patience,
-    capture::CAPTURE,
+    hosts::HOSTS,
     need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS, TIME_WAIT_BUCKETS},
     setting,
 };
@@ -101,7 +101,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "Short-lived connections have an overhead in the transport layer: the handshake.",
             source: "notes ch.4, Advantages and Disadvantages; the question is ours",
-            needs: &[CAPTURE],
+            needs: &HOSTS,
             play: costs::first_byte,
         },
         Experiment {
@@ -141,7 +141,7 @@ pub const LESSON: Lesson = Lesson {
 };
 
 /// A listening socket on a port of the kernel's choice.
-pub fn listening() -> Result<(Socket, SocketAddr)> {
+fn listening() -> Result<(Socket, SocketAddr)> {
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
     listen_sock.bind(&any_port.into()).at("bind", any_port)?;
@@ -151,14 +151,14 @@ pub fn listening() -> Result<(Socket, SocketAddr)> {
 }
 
 /// A connected client.
-pub fn connected(server_addr: SocketAddr) -> Result<Socket> {
+fn connected(server_addr: SocketAddr) -> Result<Socket> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
     client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
     Ok(client_sock)
 }
 
 /// Accepts the connection that must have come.
-pub fn accepted(listen_sock: &Socket) -> Result<Socket> {
+fn accepted(listen_sock: &Socket) -> Result<Socket> {
     ensure!(waits(listen_sock, LIMIT)?, "not seen within {LIMIT:?}: a connection");
     Ok(listen_sock.accept().at("accept", "")?.0)
 }
