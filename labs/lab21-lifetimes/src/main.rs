@@ -14,8 +14,10 @@
 
 mod connection;
 mod delayed;
+mod exchange;
 mod experiments;
 mod http;
+mod relay;
 mod server;
 mod service;
 mod session;

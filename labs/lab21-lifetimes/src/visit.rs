@@ -7,30 +7,25 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use kernel::Patience;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{MsgFlags, recv, send},
+    sys::socket::{MsgFlags, recv},
 };
 use shared::{At, Pause, Screen, Stop, escaped};
 use socket2::{Domain, Socket, Type};
 
 use crate::{
     VisitArgs,
-    http::{Head, objects},
+    exchange::{Come, Exchange, comes, exchange},
+    http::objects,
     ready,
 };
 
-/// Bytes asked of one recv.
-const CHUNK: usize = 65_536;
-/// An answer must be whole after so long.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// A server that says close gets so long to close first.
 const CLOSE_LIMIT: Duration = Duration::from_secs(2);
-/// A longer answer is refused: a server that never stops shall not fill this machine's memory.
-const BODY_LIMIT: usize = 1 << 26;
 /// Of a page that names more objects, the others are left out.
 const MOST_OBJECTS: usize = 100;
 
@@ -40,14 +35,6 @@ struct Connection {
     number: u32,
     since: Instant,
     requests: u32,
-}
-
-/// How one request over one connection ended.
-enum Exchange {
-    Answer(Head, Vec<u8>),
-    /// The connection was over before the first byte of an answer.
-    Gone(&'static str),
-    Stopped,
 }
 
 struct Visitor<'a> {
@@ -112,18 +99,19 @@ impl Visitor<'_> {
             let Some(mut connection) = self.kept.take().map_or_else(|| self.connect(), |kept| Ok(Some(kept)))? else {
                 return Ok(None);
             };
-            let exchange = self.exchange(&mut connection, method, target);
+            connection.requests += 1;
+            let exchange = self.exchange(&connection.sock, method, target);
             let number = connection.number;
             self.kept = Some(connection);
             match exchange? {
                 Exchange::Stopped => return Ok(None),
-                Exchange::Answer(head, body) => {
+                Exchange::Answer(head, body, stays) => {
                     self.requests += 1;
                     let [_, status, reason] = &head.words;
                     let told = format!("{method} {target}  {status} {reason}");
                     let bytes = body.len();
                     self.screen.line(format_args!("{number}  {}  {bytes} bytes", escaped(told.as_bytes())));
-                    if !head.keeps_connection() {
+                    if !stays {
                         self.wait_for_its_close();
                         self.close();
                     }
@@ -170,73 +158,25 @@ impl Visitor<'_> {
         Ok(Some(Connection { sock, number: self.opened, since: Instant::now(), requests: 0 }))
     }
 
-    /// Sends a request and receives its answer: the head, then as many bytes as it says.
-    fn exchange(&mut self, connection: &mut Connection, method: &str, target: &str) -> Result<Exchange> {
-        let (sock, addr) = (&connection.sock, self.server_addr);
-        let (fd, mut patience) = (sock.as_raw_fd(), Patience::new(ANSWER_LIMIT));
-        let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
-        let request = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\n{}{length}\r\n", self.wish);
-        connection.requests += 1;
-
-        let mut rest = request.as_bytes();
-        while !rest.is_empty() {
-            self.pause.before(&mut self.screen, format_args!("send({fd}, {} bytes)", rest.len()));
-            if !self.comes(sock, PollFlags::POLLOUT, &mut patience)? {
-                return Ok(Exchange::Stopped);
-            }
-            match send(fd, rest, MsgFlags::MSG_NOSIGNAL) {
-                Ok(bytes_sent) => rest = &rest[bytes_sent..],
-                Err(Errno::EINTR | Errno::EAGAIN) => {}
-                Err(Errno::EPIPE) => return Ok(Exchange::Gone("send says EPIPE")),
-                Err(Errno::ECONNRESET) => return Ok(Exchange::Gone("send says ECONNRESET")),
-                Err(errno) => return Ok(Err(errno).at("send", addr)?),
-            }
-        }
-
-        let (mut input, mut buffer) = (Vec::new(), vec![0; CHUNK]);
-        loop {
-            self.pause.before(&mut self.screen, format_args!("recv({fd}, {CHUNK})"));
-            if !self.comes(sock, PollFlags::POLLIN, &mut patience)? {
-                return Ok(Exchange::Stopped);
-            }
-            let ended = match recv(fd, &mut buffer, MsgFlags::empty()) {
-                Ok(0) if input.is_empty() => return Ok(Exchange::Gone("recv returns 0")),
-                Ok(bytes_read) => {
-                    input.extend(&buffer[..bytes_read]);
-                    bytes_read == 0
-                }
-                Err(Errno::EINTR | Errno::EAGAIN) => continue,
-                Err(Errno::ECONNRESET) if input.is_empty() => return Ok(Exchange::Gone("recv says ECONNRESET")),
-                Err(errno) => return Ok(Err(errno).at("recv", addr)?),
-            };
-            if let Some((head, length)) = Head::parse(&input).map_err(|why| anyhow!("no answer of HTTP/1.1: {why}"))? {
-                // Without Content-Length the end of the stream ends the body: RFC 9112 6.3.
-                let body = &input[length..];
-                match head.body_length().map_err(|why| anyhow!(why))? {
-                    Some(bytes) if body.len() >= bytes => return Ok(Exchange::Answer(head, body[..bytes].to_vec())),
-                    None if ended => return Ok(Exchange::Answer(head, body.to_vec())),
-                    Some(bytes) if bytes > BODY_LIMIT => bail!("the answer is longer than {BODY_LIMIT} bytes"),
-                    _ if body.len() > BODY_LIMIT => bail!("the answer is longer than {BODY_LIMIT} bytes"),
-                    _ => {}
-                }
-            }
-            if ended {
-                bail!("{addr} closed in the middle of an answer, after {} bytes", input.len());
-            }
-        }
-    }
-
     /// A server that says close closes first, and TIME-WAIT is at its end.
     fn wait_for_its_close(&mut self) {
-        let Some(connection) = &self.kept else { return };
-        let (fd, mut buffer, mut patience) = (connection.sock.as_raw_fd(), [0; 1024], Patience::new(CLOSE_LIMIT));
+        let Some(Connection { sock, .. }) = &self.kept else { return };
+        let (fd, mut buffer, mut patience) = (sock.as_raw_fd(), [0; 1024], Patience::new(CLOSE_LIMIT));
         self.pause.before(&mut self.screen, format_args!("recv({fd}, 1024)"));
-        while let Ok(true) = self.comes(&connection.sock, PollFlags::POLLIN, &mut patience) {
+        while let Ok(Come::Yes) = comes(sock, PollFlags::POLLIN, &mut patience, self.stop) {
             match recv(fd, &mut buffer, MsgFlags::empty()) {
                 Ok(1..) | Err(Errno::EINTR | Errno::EAGAIN) => {}
                 Ok(0) | Err(_) => return,
             }
         }
+    }
+
+    /// Sends one request and receives its answer.
+    fn exchange(&mut self, sock: &Socket, method: &str, target: &str) -> Result<Exchange> {
+        let length = if method == "POST" { "Content-Length: 0\r\n" } else { "" };
+        let addr = self.server_addr;
+        let request = format!("{method} {target} HTTP/1.1\r\nHost: {addr}\r\n{}{length}\r\n", self.wish);
+        exchange(sock, addr, request.as_bytes(), self.stop, &mut self.pause, &mut self.screen)
     }
 
     /// Closes the kept connection, if there is one.
@@ -246,22 +186,6 @@ impl Visitor<'_> {
         drop(sock); // close(2)
         let open = since.elapsed().as_secs_f64();
         self.screen.line(format_args!("{number}  closed: {requests} requests in {open:.3} s"));
-    }
-
-    /// Waits until the next call will not block; false after Ctrl-C.
-    fn comes(&self, sock: &Socket, events: PollFlags, patience: &mut Patience) -> Result<bool> {
-        while !patience.is_over() {
-            let mut fds = [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), events)];
-            let woken = poll(&mut fds, PollTimeout::try_from(patience.step())?);
-            if self.stop.requested() {
-                return Ok(false);
-            }
-            match woken {
-                Ok(0) | Err(Errno::EINTR) => {}
-                result => return Ok(result.at("poll", "").map(|_| true)?),
-            }
-        }
-        bail!("{} does not go on within {ANSWER_LIMIT:?}", self.server_addr)
     }
 
     /// Does nothing for so long; false after Ctrl-C.

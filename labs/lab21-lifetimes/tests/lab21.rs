@@ -468,6 +468,7 @@ fn an_answer_that_is_none_is_reported_and_the_visit_fails() {
     for (answer, expected) in [
         (&b"SSH-2.0-host\r\n\r\n"[..], "no answer of HTTP/1.1: its first line is not one of HTTP/1.1"),
         (b"", "closes without an answer"),
+        (b"HTTP/1.1 200 \x1b[2J\r\n\r\n", "a control character stands in its head"),
         (b"HTTP/1.1 200 OK\r\n", "closed in the middle of an answer, after 17 bytes"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nxx", "closed in the middle of an answer"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n", "the answer is longer than"),
@@ -489,15 +490,7 @@ fn an_answer_that_is_none_is_reported_and_the_visit_fails() {
     let asked = thread::spawn(move || visited(addr, &[]));
     let (mut conn, _) = listener.accept().unwrap();
     assert!(conn.read(&mut [0; 4096]).unwrap() > 0);
-    conn.write_all(b"HTTP/1.0 200 \x1b[2J\r\n").unwrap_or_default();
-    drop(conn);
-    assert!(asked.join().is_err(), "a control character");
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    let asked = thread::spawn(move || visited(addr, &[]));
-    let (mut conn, _) = listener.accept().unwrap();
-    assert!(conn.read(&mut [0; 4096]).unwrap() > 0);
-    conn.write_all(b"HTTP/1.0 200 OK\r\n\r\nto the end").unwrap();
+    conn.write_all(b"HTTP/1.1 200 OK\r\n\r\nto the end").unwrap();
     drop(conn);
     assert!(asked.join().unwrap().contains("GET /  200 OK  10 bytes\n"));
 }

@@ -14,14 +14,16 @@ use kernel::{
 };
 use nix::{
     getsockopt_impl, libc, sockopt_impl,
-    sys::socket::sockopt::TcpKeepIdle,
-    sys::socket::{MsgFlags, getsockopt, recv, send, setsockopt, sockopt::KeepAlive},
+    sys::socket::{
+        MsgFlags, getsockopt, recv, send, setsockopt,
+        sockopt::{KeepAlive, TcpKeepIdle},
+    },
 };
 use shared::{At, Predicts, Role, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{LIMIT, accepted, connected, listening, page_role, receive_message, send_all, waits};
-use crate::delayed::{ONE_WAY, TRIES};
+use crate::{delayed::TRIES, relay::ONE_WAY};
 
 /// How long the session is idle.
 const IDLE: Duration = Duration::from_secs(2);
