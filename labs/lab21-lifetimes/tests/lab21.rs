@@ -16,7 +16,7 @@ use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
     Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, one_processor, run, signal, skip_without,
-    wait_until,
+    step, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab21-lifetimes");
@@ -378,12 +378,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 
 #[test]
 fn pause_waits_before_each_call() {
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = Role::spawn(Command::new(LAB).args(["page", "0", "--close", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);
     let line = server.line_with(" is at ").unwrap();
