@@ -29,8 +29,8 @@
 #                       machine; or there was no room for TIME-WAIT
 # What was there when this began is counted as `before`. A connection that
 # comes and goes by a reset between two looks is not seen. netstat and /proc
-# may miss a row while sockets come and go; a connection missed at one look
-# counts as closed, and as opened again at the next.
+# may miss a row while sockets come and go: a connection without TIME-WAIT
+# counts as closed when two looks have not seen it.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -58,9 +58,10 @@ began=0
 now
 began=$tenths tenths=0
 
-# By connection, PORT's end first: when it was first seen, and for those that
-# are over the time it stayed, `before` or `short`.
-declare -A since=() over=()
+# By connection, the other end > PORT's end: since when it is seen (tenths of a
+# second, or `before`); when the TIME-WAIT of one that was told was seen last;
+# and when it was not seen for the first time.
+declare -A since=() over=() missed=()
 opened=0 before=0 shortest='' longest=''
 port_first=0 other_first=0 both=0 none=0 unseen=0
 
@@ -98,7 +99,7 @@ closed() { # CONNECTION TEXT
     *) how='both at once' both=$((both + 1)) ;;
     esac
     say "closed  $1  after $2  $how"
-    over[$1]=yes
+    over[$1]=$tenths
 }
 
 compare() {
@@ -111,16 +112,20 @@ compare() {
         fi
     done
     for one in "${!since[@]}"; do
-        if [[ -z ${alive[$one]-} ]]; then
+        if [[ -n ${alive[$one]-} ]]; then
+            unset "missed[$one]"
+        elif [[ -z ${waits[$one]-}${missed[$one]-} ]]; then
+            missed[$one]=$tenths # a row, or its TIME-WAIT, may be missed once
+        else
             if [[ ${since[$one]} == before ]]; then
                 text='some time'
             else
-                stayed=$((tenths - since[$one]))
+                stayed=$((${missed[$one]-$tenths} - since[$one]))
                 shortest=$((${shortest:-$stayed} < stayed ? shortest : stayed))
                 longest=$((${longest:-0} > stayed ? longest : stayed))
                 seconds_of "$stayed"
             fi
-            unset "since[$one]"
+            unset "since[$one]" "missed[$one]"
             closed "$one" "$text"
         fi
     done
@@ -134,8 +139,12 @@ compare() {
         opened=$((opened + 1)) unseen=$((unseen + 1))
         closed "$one" '<0.2 s'
     done
-    for one in "${!over[@]}"; do # the kernel has forgotten it
-        if [[ -z ${waits[$one]-} ]]; then unset "over[$one]"; fi
+    for one in "${!over[@]}"; do
+        if [[ -n ${waits[$one]-} ]]; then
+            over[$one]=$tenths
+        elif ((tenths - ${over[$one]} > 20)); then
+            unset "over[$one]" # the kernel has forgotten it
+        fi
     done
 }
 
@@ -176,7 +185,7 @@ for one in "${!alive[@]}"; do
     since[$one]=before before=$((before + 1))
     say "before  $one"
 done
-for one in "${!waits[@]}"; do over[$one]=yes; done
+for one in "${!waits[@]}"; do over[$one]=0; done
 while [[ $stop == no ]]; do
     sleep "$pause" || true # Ctrl-C ends it, too
     look_once
