@@ -136,7 +136,7 @@ fn timer(pair: Pair) -> Result<Option<Duration>> {
 
 pub fn first_byte(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
-        "A client asks over a new connection, and then once more over the same one. How many times must it wait for something from the server until the first byte of the answer is there?",
+        "A client asks over a new connection, and then once more over the same one. How many round trips does each request take until the first byte of its answer is there?",
         [
             ("new connection 1, kept connection 1", (1, 1)),
             ("new connection 2, kept connection 1", (2, 1)),

@@ -15,7 +15,7 @@ use crate::delayed::{ANSWER, REQUEST};
 
 /// Requests, each with a connection of its own.
 const REQUESTS: usize = 200;
-/// Of these connections so many are open at the same time: an acknowledgement may be delayed by 40 ms, once for all.
+/// Of these connections so many are open at the same time: an acknowledgement may be delayed by 40 to 200 ms, once for all.
 const AT_ONCE: usize = 20;
 
 pub fn who_closes(stage: &mut Stage) -> Result<Verdict> {
@@ -99,7 +99,7 @@ pub fn who_closes(stage: &mut Stage) -> Result<Verdict> {
     wait_for_state(client.other_end(), None, LIMIT)?;
     stage.say("kept", format_args!("close({client_fd}) = 0  here the visitor closes first"));
     stage.kernel([("visitor", client), ("server", client.other_end())])?;
-    stage.verdict(question, observed, "Connection: close lets the server close first: TIME-WAIT is there")
+    stage.verdict(question, observed, "Connection: close lets the server close first: TIME-WAIT is on its port")
 }
 
 pub fn closed_meanwhile(stage: &mut Stage) -> Result<Verdict> {
