@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use anyhow::{Result, bail, ensure};
-use kernel::{Pair, State, tcp_socket, tcp_sockets, wait_for_state, wait_until};
+use kernel::{Pair, State, tcp_sockets, wait_for_state, wait_until};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
@@ -54,9 +54,13 @@ pub fn who_closes(stage: &mut Stage) -> Result<Verdict> {
             client_socks.push(client_sock);
         }
         // RFC 1337: this end closes once the other one has its acknowledgement, which may be delayed; see lab10.
-        for pair in &pairs[pairs.len() - AT_ONCE..] {
-            wait_for_state(pair.other_end(), Some(State::FinWait2), LIMIT)?;
-        }
+        let batch = &pairs[pairs.len() - AT_ONCE..];
+        wait_until("FIN-WAIT-2 at each server's end", LIMIT, || {
+            let rows = tcp_sockets(server_addr.port())?;
+            let closed =
+                rows.iter().filter(|row| row.state == State::FinWait2 && batch.contains(&row.pair.other_end()));
+            Ok((closed.count() == AT_ONCE).then_some(()))
+        })?;
         if number == 0 {
             stage.kernel([("server", pairs[0].other_end()), ("client", pairs[0])])?;
         }
@@ -68,18 +72,11 @@ pub fn who_closes(stage: &mut Stage) -> Result<Verdict> {
     }
     // Until the kernel has processed every last segment: no connection is on its way any more.
     let (visitors, server) = wait_until("the end of all connections", LIMIT, || {
-        let rows = tcp_sockets(server_addr.port())?;
+        let rows = tcp_sockets(0)?; // all ports: one look for all connections
         let at_server: Vec<_> = rows.iter().filter(|row| pairs.contains(&row.pair.other_end())).collect();
-        let mut at_visitors = 0;
-        for pair in &pairs {
-            match tcp_socket(*pair)?.map(|row| row.state) {
-                None => {}
-                Some(State::TimeWait) => at_visitors += 1,
-                Some(_) => return Ok(None),
-            }
-        }
-        let over = at_server.iter().all(|row| row.state == State::TimeWait);
-        Ok(over.then_some((at_visitors, at_server.len())))
+        let at_visitors: Vec<_> = rows.iter().filter(|row| pairs.contains(&row.pair)).collect();
+        let over = at_server.iter().chain(&at_visitors).all(|row| row.state == State::TimeWait);
+        Ok(over.then_some((at_visitors.len(), at_server.len())))
     })?;
     let where_now = format!("{server} on the server's port, {visitors} on ports of the visitor");
     stage.say("kernel", format_args!("TIME-WAIT: {where_now}"));
