@@ -12,16 +12,12 @@ use std::{
     time::Duration,
 };
 
-<<<<<<< HEAD
 use kernel::{Pair, State, wait_for_state};
 use nix::{
     fcntl::{Flock, FlockArg},
     libc::linger,
     sys::socket::{setsockopt, sockopt::Linger},
 };
-=======
-use nix::fcntl::{Flock, FlockArg};
->>>>>>> 7e5ab9d2b8c480286120a6aa0d78bbd1ac6298dd
 use testkit::{Role, TempDir, built, have, interrupt, labs, path_with, root, run, signal, skip_without, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -488,10 +484,6 @@ fn backlog_counts_from_the_start_of_the_watch_and_timewait_explains_itself() {
 }
 
 #[test]
-<<<<<<< HEAD
-fn lifetimes_counts_connections_their_time_and_their_ends_with_any_source() {
-    testkit::one_processor();
-=======
 fn of_many_rows_of_one_state_twenty_are_shown_and_the_others_are_counted() {
     const MANY: usize = 27;
     testkit::one_processor();
@@ -502,12 +494,43 @@ fn of_many_rows_of_one_state_twenty_are_shown_and_the_others_are_counted() {
         drop(listener.accept().unwrap());
     }
     let here = [TcpStream::connect(listener.local_addr().unwrap()).unwrap()];
->>>>>>> 7e5ab9d2b8c480286120a6aa0d78bbd1ac6298dd
     for tools in [&["ss"][..], &["netstat"], &[]] {
         if skip_without(!tools.iter().all(|tool| have(tool)), "ss and netstat", "apt-get install iproute2 net-tools") {
             continue;
         }
-<<<<<<< HEAD
+        let folder = TempDir::new();
+        let path = path_with(&folder, tools);
+        let shown = |name: &str, args: &[&str]| {
+            let shown = run(script(name).env("PATH", &path).arg(&port).args(args));
+            assert_eq!(shown.code(), 0, "{name} {args:?} {tools:?}: {shown:?}");
+            let count = shown.stdout.lines().filter(|line| line.starts_with("TIME-WAIT ")).count();
+            (count, shown.stdout)
+        };
+        // Connections of others may have had the same port number.
+        let more = |text: &str| {
+            let line = text.lines().find(|line| line.starts_with("... and "));
+            line.map_or(0, |line| line.split_whitespace().nth(2).unwrap().parse().unwrap())
+        };
+        let (rows, text) = shown("states.sh", &[]);
+        assert!(rows == 20 && more(&text) >= MANY - 20 && text.contains("more in TIME-WAIT\n"), "{tools:?}:\n{text}");
+        assert!(text.contains("\nLISTEN ") && text.matches("\nESTABLISHED ").count() >= 2, "{tools:?}:\n{text}");
+        assert!(text.contains(&format!("{} ", here[0].local_addr().unwrap())) && text.contains("--all"), "{text}");
+        let (rows, text) = shown("timewait.sh", &[]);
+        assert!(rows == 20 && more(&text) >= MANY - 20, "{tools:?}:\n{text}");
+        for name in ["states.sh", "timewait.sh"] {
+            let (rows, text) = shown(name, &["--all"]);
+            assert!(rows >= MANY && more(&text) == 0, "{name} --all {tools:?}:\n{text}");
+        }
+    }
+}
+
+#[test]
+fn lifetimes_counts_connections_their_time_and_their_ends_with_any_source() {
+    testkit::one_processor();
+    for tools in [&["ss"][..], &["netstat"], &[]] {
+        if skip_without(!tools.iter().all(|tool| have(tool)), "ss and netstat", "apt-get install iproute2 net-tools") {
+            continue;
+        }
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
         let port = addr.port();
@@ -549,32 +572,6 @@ fn of_many_rows_of_one_state_twenty_are_shown_and_the_others_are_counted() {
         assert!(summary.lines().all(|line| line.len() < 80), "{summary}");
     }
     assert_eq!(run(script("lifetimes.sh").args(["8080", "--seconds", "x"])).code(), 2);
-=======
-        let folder = TempDir::new();
-        let path = path_with(&folder, tools);
-        let shown = |name: &str, args: &[&str]| {
-            let shown = run(script(name).env("PATH", &path).arg(&port).args(args));
-            assert_eq!(shown.code(), 0, "{name} {args:?} {tools:?}: {shown:?}");
-            let count = shown.stdout.lines().filter(|line| line.starts_with("TIME-WAIT ")).count();
-            (count, shown.stdout)
-        };
-        // Connections of others may have had the same port number.
-        let more = |text: &str| {
-            let line = text.lines().find(|line| line.starts_with("... and "));
-            line.map_or(0, |line| line.split_whitespace().nth(2).unwrap().parse().unwrap())
-        };
-        let (rows, text) = shown("states.sh", &[]);
-        assert!(rows == 20 && more(&text) >= MANY - 20 && text.contains("more in TIME-WAIT\n"), "{tools:?}:\n{text}");
-        assert!(text.contains("\nLISTEN ") && text.matches("\nESTABLISHED ").count() >= 2, "{tools:?}:\n{text}");
-        assert!(text.contains(&format!("{} ", here[0].local_addr().unwrap())) && text.contains("--all"), "{text}");
-        let (rows, text) = shown("timewait.sh", &[]);
-        assert!(rows == 20 && more(&text) >= MANY - 20, "{tools:?}:\n{text}");
-        for name in ["states.sh", "timewait.sh"] {
-            let (rows, text) = shown(name, &["--all"]);
-            assert!(rows >= MANY && more(&text) == 0, "{name} --all {tools:?}:\n{text}");
-        }
-    }
->>>>>>> 7e5ab9d2b8c480286120a6aa0d78bbd1ac6298dd
 }
 
 #[test]
