@@ -1,0 +1,2 @@
+use shared::Lesson;
+pub const LESSON: Lesson = Lesson { lab: crate::LAB, setting: "", needs: &[], experiments: &[], next: &[] };
