@@ -3,8 +3,7 @@
 
 use std::{
     io::stdin,
-    net::SocketAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::AsFd,
     process::{ExitCode, id},
     time::{Duration, Instant},
 };
@@ -15,12 +14,11 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     unistd::read,
 };
-use shared::{At, CallError, Pause, Screen, Stop};
-use socket2::{Domain, Socket, Type};
+use shared::{At, Pause, Screen, Stop};
 
 use crate::{
     ClientArgs,
-    keepalive::Keepalive,
+    connect::connected,
     pauses::{Pauses, random},
     place,
     talk::{Client, Link},
@@ -52,7 +50,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let (pause, screen) = (Pause::new(args.pause, &stop), Screen::new());
     let pending = args.publish.iter().map(|text| (random(), text.clone().into())).collect();
-    let mut client = Client { name, server_addr, mark: 0, pending, replaced: false, screen, pause };
+    let mut client = Client { name, server_addr, mark: 0, pending, gives_up: false, screen, pause };
 
     // Without a server at the very beginning this ends; later it tries again.
     let Some(sock) = connected(server_addr, args.keepalive, &stop, &mut client)? else { return Ok(ExitCode::SUCCESS) };
@@ -133,7 +131,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
         }
         if let Some(why) = ended {
             let parted = link.take().is_some_and(|link| link.shut); // close(2)
-            if parted || interrupted || client.replaced {
+            if parted || interrupted || client.gives_up {
                 client.screen.line(format_args!("Closed: {why}"));
                 break;
             }
@@ -149,7 +147,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
         client.screen.line(format_args!("{lost} lines were not confirmed"));
     }
     client.screen.end();
-    Ok(if lost > 0 || client.replaced { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+    Ok(if lost > 0 || client.gives_up { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// Reads what was typed; complete lines are published, now or once the server is found again.
@@ -179,26 +177,4 @@ fn later(client: &mut Client, pauses: &mut Pauses, why: &str) -> Instant {
     let pause = pauses.next(random());
     client.screen.line(format_args!("no server: {why}; again in {:.2} s", pause.as_secs_f64()));
     Instant::now() + pause
-}
-
-/// A new connection; `None` after Ctrl-C.
-fn connected(addr: SocketAddr, keepalive: Keepalive, stop: &Stop, client: &mut Client) -> Result<Option<Socket>> {
-    let Client { pause, screen, .. } = client;
-    let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
-    pause.before(screen, format_args!("socket({family}, SOCK_STREAM, 0)"));
-    let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
-    keepalive.set(&sock, addr, pause, screen)?;
-
-    pause.before(screen, format_args!("connect({}, {addr})", sock.as_raw_fd()));
-    sock.set_nonblocking(true).at("fcntl", addr)?; // poll waits for the handshake, and for Ctrl-C beside it
-    let mut connected = sock.connect(&addr.into());
-    if connected.as_ref().is_err_and(|error| error.raw_os_error() == Some(Errno::EINPROGRESS as i32)) {
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLOUT)];
-        while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {} // after a signal handler: signal(7)
-        if stop.requested() {
-            return Ok(None);
-        }
-        connected = sock.take_error().and_then(|error| error.map_or(Ok(()), Err)); // SO_ERROR
-    }
-    connected.at("connect", addr).map_err(|error: CallError| error.into()).map(|()| Some(sock))
 }

@@ -25,7 +25,9 @@ impl Keepalive {
         match numbers[..] {
             [0] => Ok(Keepalive { idle: 0, interval: 0, count: 0 }),
             [idle @ 1..=32767, interval @ 1..=32767, count @ 1..=127] => Ok(Keepalive { idle, interval, count }),
-            _ => Err("not 0, nor three numbers such as 60,10,3: seconds, seconds (1 to 32767), probes (1 to 127)".into()),
+            _ => {
+                Err("not 0, nor three numbers such as 60,10,3: seconds, seconds (1 to 32767), probes (1 to 127)".into())
+            }
         }
     }
 

@@ -17,6 +17,7 @@
 //! Read: poll(2), tcp(7) on TCP_KEEPIDLE and TCP_USER_TIMEOUT, RFC 9293 3.8.4 (keep-alives).
 
 mod client;
+mod connect;
 mod connection;
 mod experiments;
 mod frames;

@@ -75,14 +75,17 @@ impl Room<'_> {
     }
 
     fn ask(&mut self, at: usize, request: &[u8]) {
-        let Room { clients, board, marks, .. } = self;
+        let Room { clients, board, marks, screen, .. } = self;
         let client = &mut clients[at];
         let name = client.name.clone().unwrap_or_default();
         let answer = match (Live::parse(request), Request::parse(request)) {
             (Some(Ok(Live::Tell { mark, name })), _) => return self.enter(at, mark, name),
             (Some(Ok(Live::Have { id })), _) => {
-                // No client has what it was not told.
-                return marks.confirm(&name, id.min(client.told.unwrap_or(0)));
+                let id = id.min(client.told.unwrap_or(0)); // no client has what it was not told
+                if marks.confirm(&name, id) {
+                    screen.line(format_args!("{client} has all up to {id}"));
+                }
+                return;
             }
             (Some(Err(code)), _) | (None, Err(code)) => Ok(code.reply()),
             (None, Ok(Request::Publish { text })) => board.publish(client.peer_addr, now(), text).map(|id| {
@@ -113,7 +116,8 @@ impl Room<'_> {
     /// A client says its name, and which messages it has. Whoever had the name before has to go.
     fn enter(&mut self, at: usize, mark: u64, name: &str) {
         let older = self.clients.iter().enumerate();
-        let older = older.filter(|(place, client)| *place != at && client.is_in() && client.name.as_deref() == Some(name));
+        let older =
+            older.filter(|(place, client)| *place != at && client.is_in() && client.name.as_deref() == Some(name));
         for place in older.map(|(place, _)| place).collect::<Vec<_>>() {
             self.clients[place].say(REPLACED);
             self.part(place, "a newer connection has this name");

@@ -27,8 +27,8 @@ pub struct Client<'a> {
     pub mark: u64,
     /// Typed and not confirmed, the oldest first, each with its request id: after a reconnect it is asked again, and done once.
     pub pending: VecDeque<(u64, Vec<u8>)>,
-    /// A newer connection has this client's name.
-    pub replaced: bool,
+    /// To try again would not help: a newer connection has this client's name, or the server is no live board.
+    pub gives_up: bool,
     pub screen: Screen,
     pub pause: Pause<'a>,
 }
@@ -108,7 +108,7 @@ impl Link {
             let body = match self.frames.next() {
                 Ok(Some(body)) => body,
                 Ok(None) => break,
-                Err(bad) => return Err(format!("what came is no frame: {bad:?}")),
+                Err(bad) => return client.give_up(format!("what came is no frame: {bad:?}")),
             };
             match heard(&body) {
                 Ok(Heard::Told(message)) => {
@@ -117,16 +117,18 @@ impl Link {
                 }
                 Ok(Heard::Answer(answer)) if !self.greeted => {
                     self.greeted = true;
-                    let new = reply(&answer).map(number).map_err(|refusal| refusal.to_string())?;
-                    self.to_come = new.ok_or("this is no live message board")?;
+                    match reply(&answer).map(number) {
+                        Ok(Some(new)) => self.to_come = new,
+                        Ok(None) => return client.give_up("this is no live message board".into()),
+                        Err(refusal) => return client.give_up(refusal.to_string()),
+                    }
                     client.greet(self.to_come);
                 }
                 Ok(Heard::Answer(answer)) => client.confirmed(&answer),
                 Ok(Heard::Replaced) => {
-                    client.replaced = true;
-                    return Err("a newer connection has this name".into());
+                    return client.give_up("a newer connection has this name".into());
                 }
-                Err(refusal) => return Err(refusal.to_string()),
+                Err(refusal) => return client.give_up(refusal.to_string()),
             }
         }
         if client.mark != before && !self.shut {
@@ -138,6 +140,11 @@ impl Link {
 }
 
 impl Client<'_> {
+    fn give_up(&mut self, why: String) -> Result<(), String> {
+        self.gives_up = true;
+        Err(why)
+    }
+
     fn greet(&mut self, new: u64) {
         let (name, addr) = (escaped(self.name.as_bytes()), self.server_addr);
         self.screen.line(format_args!("Connected to {addr} as {name}; {new} new messages"));

@@ -130,7 +130,8 @@ mod tests {
         fn any_name_and_mark_survive(mark in any::<u64>(), name in "[^\\p{Cc}]{1,8}") {
             prop_assume!(is_name(&name));
             let tell = Live::Tell { mark, name: &name };
-            prop_assert_eq!(Live::parse(&tell.encode()), Some(Ok(tell)));
+            let bytes = tell.encode();
+            prop_assert_eq!(Live::parse(&bytes), Some(Ok(tell)));
         }
 
         #[test]

@@ -1,2 +1,271 @@
-use shared::Lesson;
-pub const LESSON: Lesson = Lesson { lab: crate::LAB, setting: "", needs: &[], experiments: &[], next: &[] };
+//! Who is told what, and what a kept connection costs, decided by the kernel. The server is the lab's real one.
+
+mod ends;
+mod idle;
+mod told;
+
+use std::{
+    fs,
+    net::SocketAddr,
+    os::fd::{AsFd, AsRawFd},
+    time::Duration,
+};
+
+use anyhow::{Context, Result, bail, ensure};
+use kernel::{
+    Need, Patience,
+    need::{DESCRIPTORS, LOOPBACK, PORTS},
+    setting,
+};
+use nix::{
+    errno::Errno,
+    getsockopt_impl, libc,
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::socket::{MsgFlags, getsockopt, recv, send},
+};
+use nix::{setsockopt_impl, sockopt_impl};
+use shared::{At, Experiment, Lesson, Role};
+use socket2::{Domain, Socket, Type};
+
+use crate::{
+    frames::{Frames, frame, number},
+    wire::{Heard, Live, heard},
+};
+
+/// How long a state or an answer may take; far more than loopback needs.
+const LIMIT: Duration = Duration::from_secs(10);
+const CHUNK: usize = 65_536;
+
+sockopt_impl!(
+    /// The smallest TTL that this socket accepts: ip(7). nix does not have it.
+    MinTtl, SetOnly, libc::IPPROTO_IP, libc::IP_MINTTL, i32
+);
+sockopt_impl!(
+    /// `struct tcp_info` up to `tcpi_segs_in` (Linux 4.2), see tcp(7).
+    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 144]
+);
+
+/// Larger than any TTL but the largest: whoever sets it hears nothing any more, as behind a cut cable (lab12, cut).
+const CUT: i32 = 255;
+
+/// Else every packet arrives with the largest TTL there is.
+const SMALL_TTL: Need = Need {
+    what: "net.ipv4.ip_default_ttl below 255",
+    provided_by: "sysctl -w net.ipv4.ip_default_ttl=64",
+    met: || setting("net/ipv4/ip_default_ttl").first().is_none_or(|ttl| *ttl < 255),
+};
+
+/// A hundred clients in this process, and their other ends in the server's.
+const CROWD: Need = Need {
+    what: "256 descriptors a process",
+    provided_by: "ulimit -n 1024",
+    met: || {
+        let limits = fs::read_to_string("/proc/self/limits").unwrap_or_default();
+        let row = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
+        row.and_then(|row| row.split_whitespace().next()?.parse().ok()).is_none_or(|most: u64| most >= 256)
+    },
+};
+
+pub const LESSON: Lesson = Lesson {
+    lab: crate::LAB,
+    setting: "server and clients are on this machine",
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS],
+    experiments: &[
+        Experiment {
+            id: "told-once",
+            starred: true,
+            minutes: 5,
+            claim: "The server tells the connected clients of a new message, and keeps track of what each of them has: nothing is sent twice.",
+            source: "notes ch.4, Make clients get the updates immediately",
+            needs: &[CROWD],
+            play: told::told_once,
+        },
+        Experiment {
+            id: "missed",
+            starred: true,
+            minutes: 7,
+            claim: "The server keeps track of the messages that each client has fetched.",
+            source: "notes ch.4, Make clients get the updates immediately; the question is ours",
+            needs: &[],
+            play: told::missed,
+        },
+        Experiment {
+            id: "cut-cable",
+            starred: true,
+            minutes: 6,
+            claim: "The server has a number of idle connections, and may use them to tell the clients something.",
+            source: "notes ch.4, Long-lived TCP, advantages; the question is ours",
+            needs: &[SMALL_TTL],
+            play: ends::cut_cable,
+        },
+        Experiment {
+            id: "no-reader",
+            starred: false,
+            minutes: 5,
+            claim: "The clients fetch a new message almost immediately after it was published.",
+            source: "notes ch.4, Make clients get the updates immediately; the question is ours",
+            needs: &[],
+            play: told::no_reader,
+        },
+        Experiment {
+            id: "idle-cost",
+            starred: false,
+            minutes: 4,
+            claim: "A long-lived connection is kept open all the time, even if no data is transferred.",
+            source: "notes ch.4, Long-lived TCP, disadvantages; the question is ours",
+            needs: &[CROWD],
+            play: idle::idle_cost,
+        },
+        Experiment {
+            id: "server-back",
+            starred: false,
+            minutes: 5,
+            claim: "The connection stays open until the client ends it.",
+            source: "notes ch.4, Make clients get the updates immediately; the question is ours",
+            needs: &[],
+            play: ends::server_back,
+        },
+        Experiment {
+            id: "asking",
+            starred: false,
+            minutes: 4,
+            claim: "Long-lived: no TCP overhead, one handshake. Short-lived: the client has to ask before it can hear of news.",
+            source: "notes ch.4, Short-lived and long-lived TCP; the question is ours",
+            needs: &[],
+            play: idle::asking,
+        },
+    ],
+    next: &[
+        ("by hand", "cargo lab22 server"),
+        ("", "cargo lab22 client --name ann    (and another one as bob)"),
+        ("watch", "scripts/states.sh 7777 --watch"),
+        ("sheet", "cargo lab22 sheet"),
+    ],
+};
+
+/// The real server as a child process, on a port of the kernel's choice.
+fn server_role(options: &[&str]) -> Result<(Role, SocketAddr)> {
+    let mut server = Role::start(&[&["server", "0"], options].concat())?;
+    let banner = server.line_with(" messages; clients connect to ")?;
+    let addr = banner.rsplit(' ').next().and_then(|addr| addr.parse().ok()).context("no address in the banner")?;
+    Ok((server, addr))
+}
+
+/// A client in this process: a connection, and the frame that has begun to arrive.
+struct Peer {
+    sock: Socket,
+    frames: Frames,
+    /// So many messages were new to it when it came.
+    missed: u64,
+}
+
+impl Peer {
+    /// Connects, and says its name.
+    fn enter(server_addr: SocketAddr, name: &str) -> Result<Peer> {
+        let mut peer = Peer { sock: connected(server_addr)?, frames: Frames::default(), missed: 0 };
+        peer.say(&Live::Tell { mark: 0, name }.encode())?;
+        let answer = peer.answer()?;
+        peer.missed = answer.strip_prefix(b"0:").and_then(number).context("no answer to the first request")?;
+        Ok(peer)
+    }
+
+    /// Sends a frame.
+    fn say(&self, body: &[u8]) -> Result<()> {
+        send_all(&self.sock, &frame(body))
+    }
+
+    /// The next frame, or `None` at the end of the stream.
+    fn next(&mut self) -> Result<Option<Vec<u8>>> {
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            match self.frames.next() {
+                Ok(Some(body)) => return Ok(Some(body)),
+                Ok(None) => {}
+                Err(bad) => bail!("the server sent no frame: {bad:?}"),
+            }
+            ensure!(waits(&self.sock, LIMIT)?, "not seen within {LIMIT:?}: a frame of the server");
+            match recv(self.sock.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+                Ok(0) => return Ok(None),
+                Err(Errno::EINTR) => {}
+                bytes_read => self.frames.push(&buffer[..bytes_read.at("recv", "")?]),
+            }
+        }
+    }
+
+    /// The next frame, which must be an answer.
+    fn answer(&mut self) -> Result<Vec<u8>> {
+        match heard(&self.next()?.context("the server has closed")?)? {
+            Heard::Answer(answer) => Ok(answer),
+            other => bail!("{other:?} instead of an answer"),
+        }
+    }
+
+    /// The next frame, which must tell of a message: its id.
+    fn told(&mut self) -> Result<u64> {
+        match heard(&self.next()?.context("the server has closed")?)? {
+            Heard::Told(message) => Ok(message.id),
+            other => bail!("{other:?} instead of a message"),
+        }
+    }
+
+    /// Asks for a message that is not there. What was to be told before stands in front of the answer: so many messages.
+    fn told_so_far(&mut self) -> Result<usize> {
+        self.say(b"3:1")?;
+        let mut told = 0;
+        loop {
+            match heard(&self.next()?.context("the server has closed")?)? {
+                Heard::Told(_) => told += 1,
+                Heard::Answer(_) => return Ok(told),
+                Heard::Replaced => bail!("replaced"),
+            }
+        }
+    }
+
+    /// Publishes, and waits for the confirmation.
+    fn publish(&mut self, text: &[u8]) -> Result<()> {
+        self.say(&board::Request::Publish { text }.encode())?;
+        let answer = self.answer()?;
+        ensure!(answer == b"0:", "the answer was {}", answer.escape_ascii());
+        Ok(())
+    }
+}
+
+/// A connected client.
+fn connected(server_addr: SocketAddr) -> Result<Socket> {
+    let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
+    client_sock.set_tcp_nodelay(true).at("setsockopt", server_addr)?;
+    client_sock.connect(&server_addr.into()).at("connect", server_addr)?;
+    Ok(client_sock)
+}
+
+/// Sends all of it.
+fn send_all(sock: &Socket, bytes: &[u8]) -> Result<()> {
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        match send(sock.as_raw_fd(), rest, MsgFlags::MSG_NOSIGNAL) {
+            Err(Errno::EINTR) => {}
+            bytes_sent => rest = &rest[bytes_sent.at("send", "")?..],
+        }
+    }
+    Ok(())
+}
+
+/// Waits until the socket has something to receive or to accept; false if nothing comes in time.
+fn waits(sock: &Socket, limit: Duration) -> Result<bool> {
+    let mut patience = Patience::new(limit);
+    while !patience.is_over() {
+        let mut fds = [PollFd::new(sock.as_fd(), PollFlags::POLLIN)];
+        match poll(&mut fds, PollTimeout::try_from(patience.step())?) {
+            Ok(0) | Err(Errno::EINTR) => {}
+            ready => return Ok(ready.at("poll", "")? > 0),
+        }
+    }
+    Ok(false)
+}
+
+/// getsockopt(fd, SOL_TCP, TCP_INFO): all segments of this connection so far, in and out.
+fn segments(sock: &Socket) -> Result<u32> {
+    let info = getsockopt(sock, TcpInfo).at("getsockopt TCP_INFO", "")?;
+    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
+    Ok(word(136) + word(140)) // tcpi_segs_out, tcpi_segs_in
+}
