@@ -27,9 +27,9 @@ pub fn cut_cable(stage: &mut Stage) -> Result<Verdict> {
         Nobody,
     }
     let (mut server_l, addr_l) = server_role(&["--keepalive", "0"])?;
-    let (mut server_k, addr_k) = server_role(&["--keepalive", "1,1,2"])?;
+    let (mut server_k, addr_k) = server_role(&["--keepalive", "1,1,1"])?;
     stage.say("server L", "is as in the lecture: it waits");
-    stage.say("server K", "has --keepalive 1,1,2: a probe after 1 s, another 1 s later, 1 s more");
+    stage.say("server K", "has --keepalive 1,1,1: a probe after an idle second, then 1 s for its answer");
     let (ann_l, ann_k) = (Peer::enter(addr_l, "ann")?, Peer::enter(addr_k, "ann")?);
     let (end_l, end_k) = (Pair::of(&ann_l.sock)?.other_end(), Pair::of(&ann_k.sock)?.other_end());
     stage.kernel([("ann at L", end_l), ("ann at K", end_k)])?;
