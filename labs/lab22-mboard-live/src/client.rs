@@ -12,16 +12,16 @@ use anyhow::{Result, ensure};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::read,
 };
 use shared::{At, Pause, Screen, Stop};
 
 use crate::{
     ClientArgs,
     connect::connected,
+    link::Link,
     pauses::{Pauses, random},
     place,
-    talk::{Client, Link},
+    talk::Client,
     typed::Typed,
 };
 
@@ -58,23 +58,26 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     let (mut pauses, mut again_at) = (Pauses::default(), Instant::now());
     let mut typed = args.publish.is_none().then(Typed::default); // None once there is no more input
     let mut close_by = None; // set once this client is leaving
-    let mut interrupted = false;
+    let (mut interrupted, mut shown_all) = (false, false);
     let mut buffer = vec![0; CHUNK];
     'talk: loop {
         if link.is_none() && Instant::now() >= again_at {
             match connected(server_addr, args.keepalive, &stop, &mut client) {
                 Ok(Some(sock)) => link = Some(Link::new(sock, &client)),
                 Ok(None) => break, // Ctrl-C
-                Err(error) => again_at = later(&mut client, &mut pauses, &format!("{error:#}")),
+                Err(error) => again_at = client.later(&mut pauses, &format!("{error:#}")),
             }
         }
         let mut ended = link.as_mut().and_then(|link| link.flush(&mut client).err());
-        let all_done = client.pending.is_empty() && link.as_ref().is_some_and(|link| link.greeted && link.to_come == 0);
-        if let (Some(link), true) = (&mut link, interrupted || typed.is_none() && all_done) {
-            if !link.shut && !link.waits() {
-                link.shut(&mut client);
-                close_by.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
-            }
+        shown_all |= link.as_ref().is_some_and(|link| link.greeted && link.to_come == 0);
+        let all_done = client.pending.is_empty() && shown_all;
+        let parts = interrupted || typed.is_none() && all_done;
+        if parts && link.is_none() {
+            break; // nobody to part from
+        }
+        if let Some(link) = link.as_mut().filter(|link| parts && !link.shut && !link.waits()) {
+            link.shut(&mut client);
+            close_by.get_or_insert_with(|| Instant::now() + CLOSE_TIMEOUT);
         }
         if typed.is_some() && close_by.is_none() {
             client.screen.ask(PROMPT);
@@ -126,7 +129,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
                     }
                 }
                 (Whose::Server, _) => {} // flushed above
-                (Whose::Keyboard, link) => keyboard(&mut typed, &mut client, link, &mut buffer),
+                (Whose::Keyboard, link) => client.keyboard(&mut typed, link, &mut buffer),
             }
         }
         if let Some(why) = ended {
@@ -135,7 +138,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
                 client.screen.line(format_args!("Closed: {why}"));
                 break;
             }
-            again_at = later(&mut client, &mut pauses, &why);
+            again_at = client.later(&mut pauses, &why);
         }
         if close_by.is_some_and(|close_by| Instant::now() >= close_by) {
             break; // the server keeps its end open
@@ -148,33 +151,4 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     }
     client.screen.end();
     Ok(if lost > 0 || client.gives_up { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// Reads what was typed; complete lines are published, now or once the server is found again.
-fn keyboard(typed: &mut Option<Typed>, client: &mut Client, link: &mut Option<Link>, buffer: &mut [u8]) {
-    let lines = match (read(stdin(), buffer), &mut *typed) {
-        (Err(Errno::EINTR | Errno::EAGAIN), _) | (_, None) => return,
-        (Ok(bytes_read @ 1..), Some(typed)) => {
-            client.screen.typed(); // Ctrl-D leaves the cursor where it is
-            typed.push(&buffer[..bytes_read])
-        }
-        (Ok(0) | Err(_), Some(_)) => typed.take().map(Typed::rest).unwrap_or_default(),
-    };
-    for line in lines {
-        match line {
-            Some(text) => {
-                let line = (random(), text);
-                link.iter_mut().for_each(|link| link.publish(&line));
-                client.pending.push_back(line);
-            }
-            None => client.screen.line(format_args!("not published: longer than {} bytes", crate::typed::LINE_LIMIT)),
-        }
-    }
-}
-
-/// When to try again; all clients have lost the server at the same moment.
-fn later(client: &mut Client, pauses: &mut Pauses, why: &str) -> Instant {
-    let pause = pauses.next(random());
-    client.screen.line(format_args!("no server: {why}; again in {:.2} s", pause.as_secs_f64()));
-    Instant::now() + pause
 }

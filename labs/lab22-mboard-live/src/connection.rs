@@ -63,7 +63,7 @@ impl Connection {
     /// bytes wait to be sent.
     pub fn poll_fd(&self) -> PollFd<'_> {
         let mut events = PollFlags::empty();
-        events.set(PollFlags::POLLIN, !self.end_seen && (self.has_room() || !self.is_in()));
+        events.set(PollFlags::POLLIN, !self.end_seen && (self.has_room() && !self.more || !self.is_in()));
         events.set(PollFlags::POLLOUT, !self.outbox.is_empty() || self.more);
         PollFd::new(self.sock.as_fd(), events)
     }

@@ -157,7 +157,7 @@ impl Foreign {
         fields[5].into()
     }
 
-    fn to_the_end(&mut self) -> Vec<u8> {
+    fn rest_of_the_stream(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         self.0.read_to_end(&mut rest).unwrap();
         rest
@@ -322,10 +322,32 @@ fn who_asks_and_never_reads_is_not_read_from_and_then_dropped() {
     asked.unwrap();
     assert_eq!(bob.ask(b"3:1"), b"2:");
     server.wait_for("] is gone: has read nothing for 1s\n").unwrap();
-    let status = fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB");
-    assert!(peak.parse::<u64>().unwrap() < 100_000, "the server has used {peak} kB");
+    assert!(peak_kb(&server) < 100_000, "the server has used {} kB", peak_kb(&server));
     assert_eq!(bob.ask(b"1:still here"), b"0:");
+}
+
+#[test]
+fn who_asks_without_an_end_has_turns_and_the_others_have_theirs() {
+    let (server, addr) = server(&[]);
+    let mut bob = Foreign::named(addr, "bob");
+    let mut floods = Foreign::connect(addr);
+    let reader = Foreign(floods.0.try_clone().unwrap());
+    let requests = b"2:9:".repeat(200_000);
+    let flood = thread::spawn(move || floods.0.write_all(&requests).map(|()| floods));
+    let hears = thread::spawn(move || (&reader.0).take(5 * 200_000).read_to_end(&mut Vec::new()).unwrap());
+    for _ in 0..20 {
+        assert_eq!(bob.ask(b"3:1"), b"2:");
+    }
+    assert_eq!(hears.join().unwrap(), 5 * 200_000);
+    flood.join().unwrap().unwrap();
+    assert!(peak_kb(&server) < 50_000, "the server has used {} kB", peak_kb(&server));
+}
+
+/// The most memory that this process has used.
+fn peak_kb(role: &Role) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", role.pid())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+    peak.trim().trim_end_matches(" kB").parse().unwrap()
 }
 
 #[test]
@@ -366,7 +388,7 @@ fn what_is_no_request_gets_its_code_and_what_is_no_frame_ends_the_connection() {
     for (bytes, why) in [(&b"GET / HTTP/1.1\r\n\r\n"[..], "Length"), (b"1048577:1:", "TooLong"), (b"-3:", "Length")] {
         let mut foreign = Foreign::connect(addr);
         foreign.0.write_all(bytes).unwrap();
-        assert_eq!(foreign.to_the_end(), b"2:1:\n");
+        assert_eq!(foreign.rest_of_the_stream(), b"2:1:\n");
         server.wait_for(&format!("is gone: what came is no frame: {why}\n")).unwrap();
     }
     let mut longest = Foreign::connect(addr);
@@ -380,7 +402,7 @@ fn half_a_request_is_never_published() {
     let mut cut = Foreign::connect(addr);
     cut.0.write_all(b"30:1:Give 100 euros").unwrap();
     cut.0.shutdown(Shutdown::Write).unwrap();
-    assert_eq!(cut.to_the_end(), b"");
+    assert_eq!(cut.rest_of_the_stream(), b"");
     server.wait_for("is gone: end of stream, 19 bytes of a request before it: thrown away\n").unwrap();
     let resets = Foreign::connect(addr);
     (&resets.0).write_all(b"9:1:Gi").unwrap();
@@ -403,7 +425,7 @@ fn five_thousand_random_byte_strings_leave_the_server_as_it_was() {
             foreign.0.write_all(&bytes)?;
             if in_good_order {
                 let _ = foreign.0.shutdown(Shutdown::Write); // ENOTCONN: refused already
-                let heard = foreign.to_the_end();
+                let heard = foreign.rest_of_the_stream();
                 prop_assert!(heard.is_empty() || heard.ends_with(b"\n"), "{}", heard.escape_ascii());
             }
             Ok(())
@@ -484,7 +506,7 @@ fn a_line_whose_answer_was_lost_is_asked_again_with_the_same_request_id() {
             conn.say(b"0:0");
             conn.say(b"0:");
             ann.wait_for("Message Published\n").unwrap();
-            conn.to_the_end();
+            conn.rest_of_the_stream();
         }
     }
     assert!(asked[0] == asked[1] && asked[0].starts_with(b"5:") && asked[0].ends_with(b":hello"), "{asked:?}");
@@ -587,7 +609,7 @@ fn ipv6_works_as_ipv4_does() {
 #[test]
 fn ctrl_c_ends_each_role_wherever_it_waits() {
     let (mut server, addr) = server(&[]);
-    let (mut ann, mut bob) = (named(addr, "ann"), named(addr, "bob"));
+    let (mut ann, mut bob, mut carol) = (named(addr, "ann"), named(addr, "bob"), named(addr, "carol"));
     signal(&ann, Signal::SIGINT);
     ends_well(&mut ann);
     let silent = Foreign::named(addr, "silent"); // keeps its end open: the server waits for two seconds at most
@@ -598,6 +620,9 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
     bob.wait_for("again in ").unwrap();
     signal(&bob, Signal::SIGINT); // while it looks for the server
     ends_well(&mut bob);
+    carol.wait_for("again in ").unwrap();
+    carol.input = None; // nothing is left to be said or shown
+    ends_well(&mut carol);
 
     // While it waits for an answer to its SYN: a full accept queue gives none.
     let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();

@@ -2,6 +2,7 @@
 
 mod ends;
 mod idle;
+mod peer;
 mod told;
 
 use std::{
@@ -11,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result};
 use kernel::{
     Need, Patience,
     need::{DESCRIPTORS, LOOPBACK, PORTS},
@@ -21,16 +22,13 @@ use nix::{
     errno::Errno,
     getsockopt_impl, libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{MsgFlags, getsockopt, recv, send},
+    sys::socket::{MsgFlags, getsockopt, send},
 };
 use nix::{setsockopt_impl, sockopt_impl};
 use shared::{At, Experiment, Lesson, Role};
 use socket2::{Domain, Socket, Type};
 
-use crate::{
-    frames::{Frames, frame, number},
-    wire::{Heard, Live, heard},
-};
+use self::peer::Peer;
 
 /// How long a state or an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -149,85 +147,6 @@ fn server_role(options: &[&str]) -> Result<(Role, SocketAddr)> {
     let banner = server.line_with(" messages; clients connect to ")?;
     let addr = banner.rsplit(' ').next().and_then(|addr| addr.parse().ok()).context("no address in the banner")?;
     Ok((server, addr))
-}
-
-/// A client in this process: a connection, and the frame that has begun to arrive.
-struct Peer {
-    sock: Socket,
-    frames: Frames,
-    /// So many messages were new to it when it came.
-    missed: u64,
-}
-
-impl Peer {
-    /// Connects, and says its name.
-    fn enter(server_addr: SocketAddr, name: &str) -> Result<Peer> {
-        let mut peer = Peer { sock: connected(server_addr)?, frames: Frames::default(), missed: 0 };
-        peer.say(&Live::Tell { mark: 0, name }.encode())?;
-        let answer = peer.answer()?;
-        peer.missed = answer.strip_prefix(b"0:").and_then(number).context("no answer to the first request")?;
-        Ok(peer)
-    }
-
-    /// Sends a frame.
-    fn say(&self, body: &[u8]) -> Result<()> {
-        send_all(&self.sock, &frame(body))
-    }
-
-    /// The next frame, or `None` at the end of the stream.
-    fn next(&mut self) -> Result<Option<Vec<u8>>> {
-        let mut buffer = vec![0; CHUNK];
-        loop {
-            match self.frames.next() {
-                Ok(Some(body)) => return Ok(Some(body)),
-                Ok(None) => {}
-                Err(bad) => bail!("the server sent no frame: {bad:?}"),
-            }
-            ensure!(waits(&self.sock, LIMIT)?, "not seen within {LIMIT:?}: a frame of the server");
-            match recv(self.sock.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
-                Ok(0) => return Ok(None),
-                Err(Errno::EINTR) => {}
-                bytes_read => self.frames.push(&buffer[..bytes_read.at("recv", "")?]),
-            }
-        }
-    }
-
-    /// The next frame, which must be an answer.
-    fn answer(&mut self) -> Result<Vec<u8>> {
-        match heard(&self.next()?.context("the server has closed")?)? {
-            Heard::Answer(answer) => Ok(answer),
-            other => bail!("{other:?} instead of an answer"),
-        }
-    }
-
-    /// The next frame, which must tell of a message: its id.
-    fn told(&mut self) -> Result<u64> {
-        match heard(&self.next()?.context("the server has closed")?)? {
-            Heard::Told(message) => Ok(message.id),
-            other => bail!("{other:?} instead of a message"),
-        }
-    }
-
-    /// Asks for a message that is not there. What was to be told before stands in front of the answer: so many messages.
-    fn told_so_far(&mut self) -> Result<usize> {
-        self.say(b"3:1")?;
-        let mut told = 0;
-        loop {
-            match heard(&self.next()?.context("the server has closed")?)? {
-                Heard::Told(_) => told += 1,
-                Heard::Answer(_) => return Ok(told),
-                Heard::Replaced => bail!("replaced"),
-            }
-        }
-    }
-
-    /// Publishes, and waits for the confirmation.
-    fn publish(&mut self, text: &[u8]) -> Result<()> {
-        self.say(&board::Request::Publish { text }.encode())?;
-        let answer = self.answer()?;
-        ensure!(answer == b"0:", "the answer was {}", answer.escape_ascii());
-        Ok(())
-    }
 }
 
 /// A connected client.

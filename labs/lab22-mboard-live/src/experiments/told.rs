@@ -59,8 +59,8 @@ pub fn told_once(stage: &mut Stage) -> Result<Verdict> {
         *copies += client.told_so_far()?; // the server has read the confirmation now
     }
     stage.client("the 99 others: told, and each has confirmed: 7:ID");
-    for number in 1..=BACK {
-        clients[number] = Peer::enter(server_addr, &format!("client{number}"))?; // close(2) for the old one
+    for (number, client) in clients.iter_mut().enumerate().skip(1).take(BACK) {
+        *client = Peer::enter(server_addr, &format!("client{number}"))?; // close(2) for the old one
     }
     let missed: u64 = clients[1..=BACK].iter().map(|client| client.missed).sum();
     stage.client(format_args!("ten are back on new connections; new to them: {missed} messages"));
