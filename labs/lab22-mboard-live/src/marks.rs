@@ -30,12 +30,11 @@ impl Marks {
         self.0[name].up_to
     }
 
-    /// The client has shown all up to `id`; false if that was known.
-    pub fn confirm(&mut self, name: &str, id: u64) -> bool {
-        let Some(mark) = self.0.get_mut(name).filter(|mark| id > mark.up_to) else { return false };
-        mark.up_to = id;
-        mark.own.retain(|own| *own > id);
-        true
+    /// The client has shown all up to `id`.
+    pub fn confirm(&mut self, name: &str, id: u64) {
+        let Some(mark) = self.0.get_mut(name) else { return };
+        mark.up_to = mark.up_to.max(id);
+        mark.own.retain(|own| *own > mark.up_to);
     }
 
     /// The client has published a message.
@@ -111,7 +110,7 @@ mod tests {
                 }
                 match then {
                     0 => {}
-                    1 => drop(marks.confirm("ann", told)),
+                    1 => marks.confirm("ann", told),
                     _ => {
                         marks.confirm("ann", told);
                         told = marks.enter("ann", 0, |_| false);

@@ -22,10 +22,8 @@ impl Room<'_> {
             (Some(Ok(Live::Tell { mark, name })), _) => return self.enter(at, mark, name),
             (Some(Ok(Live::Have { id })), _) => {
                 let id = id.min(client.told.unwrap_or(0)); // no client has what it was not told
-                if marks.confirm(&name, id) {
-                    screen.line(format_args!("{client} has all up to {id}"));
-                }
-                return;
+                marks.confirm(&name, id);
+                return screen.line(format_args!("{client} has all up to {id}"));
             }
             (Some(Err(code)), _) | (None, Err(code)) => Ok(code.reply()),
             (None, Ok(Request::Publish { text })) => board.publish(client.peer_addr, now(), text).map(|id| {
