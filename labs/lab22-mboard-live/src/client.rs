@@ -17,7 +17,7 @@ use shared::{At, Pause, Screen, Stop};
 
 use crate::{
     ClientArgs,
-    connect::connected,
+    connect::{connected, in_short},
     link::Link,
     pauses::{Pauses, random},
     place,
@@ -65,7 +65,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
             match connected(server_addr, args.keepalive, &stop, &mut client) {
                 Ok(Some(sock)) => link = Some(Link::new(sock, &client)),
                 Ok(None) => break, // Ctrl-C
-                Err(error) => again_at = client.later(&mut pauses, &format!("{error:#}")),
+                Err(error) => again_at = client.later(&mut pauses, &in_short(&error)),
             }
         }
         let mut ended = link.as_mut().and_then(|link| link.flush(&mut client).err());
@@ -147,7 +147,7 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     drop(link); // close(2)
     let lost = client.pending.len();
     if lost > 0 {
-        client.screen.line(format_args!("{lost} lines were not confirmed"));
+        client.screen.line(format_args!("lines not confirmed: {lost}"));
     }
     client.screen.end();
     Ok(if lost > 0 || client.gives_up { ExitCode::FAILURE } else { ExitCode::SUCCESS })

@@ -5,7 +5,7 @@ use std::{
     os::fd::{AsFd, AsRawFd},
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -41,4 +41,12 @@ pub fn connected(addr: SocketAddr, keepalive: Keepalive, stop: &Stop, client: &m
         connected = sock.take_error().and_then(|error| error.map_or(Ok(()), Err)); // SO_ERROR
     }
     connected.at("connect", addr).map_err(|error: CallError| error.into()).map(|()| Some(sock))
+}
+
+/// What went wrong, in less than a line: the address is known.
+pub fn in_short(error: &Error) -> String {
+    match error.downcast_ref() {
+        Some(CallError { call, errno: Some(errno), .. }) => format!("{call}: {errno:?} ({})", errno.desc()),
+        _ => format!("{error:#}"),
+    }
 }

@@ -68,7 +68,7 @@ impl Room<'_> {
         let client = &mut self.clients[at];
         (client.name, client.told) = (Some(name.into()), Some(mark));
         client.say(&[&Code::Ok.reply()[..], missed.to_string().as_bytes()].concat());
-        self.screen.line(format_args!("{client} is here; {missed} messages to tell"));
+        self.screen.line(format_args!("{client} is here; messages to tell: {missed}"));
     }
 }
 

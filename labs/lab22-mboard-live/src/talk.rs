@@ -35,7 +35,7 @@ impl Client<'_> {
 
     pub fn greet(&mut self, new: u64) {
         let (name, addr) = (escaped(self.name.as_bytes()), self.server_addr);
-        self.screen.line(format_args!("Connected to {addr} as {name}; {new} new messages"));
+        self.screen.line(format_args!("Connected to {addr} as {name}; new messages: {new}"));
     }
 
     pub fn show(&mut self, Message { id, time, author, text }: &Message) {

@@ -91,7 +91,7 @@ fn client(addr: SocketAddr, options: &[&str]) -> Command {
 fn named(addr: SocketAddr, name: &str) -> Role {
     let mut client = Role::spawn(&mut client(addr, &["--name", name])).unwrap();
     client.wait_for("Connected to ").unwrap();
-    client.wait_for(" new messages\n").unwrap();
+    client.line_with("; new messages: ").unwrap();
     client
 }
 
@@ -231,7 +231,7 @@ fn a_half_typed_line_survives_what_others_publish() {
     let (_server, addr) = server(&[]);
     let mut bob = Foreign::named(addr, "bob");
     let mut ann = Terminal::start(&mut client(addr, &["--name", "ann"]), 80, 24);
-    ann.wait_for("0 new messages");
+    ann.wait_for("new messages: 0");
     ann.wait_for("> ");
     ann.type_text("half a li");
     ann.wait_for("half a li");
@@ -530,7 +530,7 @@ fn an_answer_of_no_live_board_ends_the_client() {
         conn.0.write_all(answer).unwrap();
         let finished = asked.join().unwrap();
         assert!(finished.code() == 1 && finished.stdout.contains(&format!("Closed: {expected}")), "{finished:?}");
-        assert!(finished.stdout.ends_with("1 lines were not confirmed\n"), "{finished:?}");
+        assert!(finished.stdout.ends_with("lines not confirmed: 1\n"), "{finished:?}");
     }
 }
 

@@ -83,9 +83,9 @@ pub fn missed(stage: &mut Stage) -> Result<Verdict> {
     let (mut server, server_addr) = server_role(&[])?;
     let mut bob = Peer::enter(server_addr, "bob")?;
     let mut ann = Role::start(&["client", &server_addr.to_string(), "--name", "ann"])?;
-    let here = server.line_with("] is here; 0 messages to tell")?;
+    let here = server.line_with("] is here; messages to tell: 0")?;
     ensure!(here.contains("bob"), "who is here? {here}");
-    let here = server.line_with("] is here; 0 messages to tell")?;
+    let here = server.line_with("] is here; messages to tell: 0")?;
     let ann_addr: SocketAddr =
         here.split(['[', ']']).nth(1).and_then(|addr| addr.parse().ok()).context("no address of ann")?;
     ann.wait_for("Connected to ")?;
@@ -120,7 +120,7 @@ pub fn missed(stage: &mut Stage) -> Result<Verdict> {
     bob.publish(b"three")?;
     stage.say("bob", "publishes \"three\"");
     let mut ann = Role::start(&["client", &server_addr.to_string(), "--name", "ann"])?;
-    let greeting = ann.line_with(" new messages")?;
+    let greeting = ann.line_with("; new messages: ")?;
     stage.say("ann", greeting.trim_start_matches("> "));
     bob.publish(b"last")?; // behind it nothing is to come
     let before = ann.wait_for("  last\n")?;
