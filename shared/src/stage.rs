@@ -304,8 +304,7 @@ impl Stage {
             match (accept(&text), text.as_str()) {
                 (Some(taken), _) => break Ok(taken),
                 (None, key @ ("r" | "s" | "q")) => break Err(Error::msg(key.as_bytes()[0] as char)),
-                (None, _) if line => self.show(&format!("{:LABEL$}type a letter and Enter", "")),
-                (None, "?") => self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS)),
+                (None, "?") if !line => self.show(&self.screen.hang(&" ".repeat(LABEL), KEYS)),
                 (None, _) => {}
             }
         };
@@ -345,7 +344,6 @@ impl Stage {
     }
 
     fn play_once(&mut self, number: usize, experiment: &'static Experiment) -> Result<(Verdict, Option<char>)> {
-        self.id = experiment.id;
         self.expected = "the experiment to reach its question".into();
         self.screen.measure();
         if self.pause {
@@ -427,7 +425,7 @@ impl Stage {
             ("observed", observed),
             ("last", &self.last_line),
             ("kernel", &format!("Linux {}", kernel::version())),
-            ("again", &format!("cargo run -p {} -- demo {}", self.lab, self.id)),
+            ("again", &format!("cargo {} {}", &self.lab[.."labNN".len()], self.id)),
             ("note", "Unless you changed the code, you caused none of this: the kit's prediction failed here."),
         ];
         rows.map(|(label, text)| self.screen.hang(&format!("{label:<LABEL$}"), text)).join("\n")
