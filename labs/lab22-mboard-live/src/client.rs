@@ -46,7 +46,7 @@ enum Whose {
 pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     let server_addr = place(&args.address)?;
     ensure!(server_addr.port() != 0, "nobody is at port 0: a port from 1 to 65535");
-    let name = args.name.clone().unwrap_or_else(|| format!("client-{}", id()));
+    let name = args.name.clone().unwrap_or_else(|| format!("client-{}-{:04x}", id(), random() as u16));
     let stop = Stop::on_signals()?;
     let (pause, screen) = (Pause::new(args.pause, &stop), Screen::new());
     let pending = args.publish.iter().map(|text| (random(), text.clone().into())).collect();

@@ -111,7 +111,7 @@ struct ClientArgs {
     /// PORT, ADDRESS, NAME or ADDRESS:PORT of the server; port and address in any order [default: 127.0.0.1:7777]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
-    /// Your name on the board: under it you are told what you missed [default: client-PID]
+    /// Your name on the board: under it you are told what you missed [default: client-PID-NUMBER]
     #[arg(long, value_parser = name)]
     name: Option<String>,
     /// Publish this text, show what is on the board, and end

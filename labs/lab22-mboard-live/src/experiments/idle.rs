@@ -61,7 +61,7 @@ pub fn idle_cost(stage: &mut Stage) -> Result<Verdict> {
     let now = count()?;
     stage.say("kernel", format_args!("TCP_INFO of the hundred: {now} segments"));
     ensure!(costs >= CLIENTS, "{CLIENTS} clients, and {costs} descriptors");
-    stage.verdict(question, now - so_far, "an idle connection is a descriptor and memory at each end, and no packet")
+    stage.verdict(question, now - so_far, "an idle connection costs a descriptor at each end, and no packet")
 }
 
 fn descriptors(role: &Role) -> Result<usize> {
