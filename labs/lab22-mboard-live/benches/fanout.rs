@@ -99,6 +99,12 @@ impl Broker {
                 stream.write_all(format!("{}:{hello}", hello.len()).as_bytes())?;
                 stream.read_exact(&mut [0; 6])?; // "3:0:0\n"
             }
+            // ncat has a short accept queue: a SYN that finds it full is sent again only after a second.
+            wait_until("an empty accept queue", LIMIT, || {
+                let rows = kernel::tcp_sockets(addr.port())?;
+                let listens = rows.iter().find(|row| row.state == kernel::State::Listen);
+                Ok(listens.is_some_and(|row| row.recv_queue == 0).then_some(()))
+            })?;
             if at < CLIENTS {
                 stream.set_nonblocking(true)?;
                 epoll.add(&stream, EpollEvent::new(EpollFlags::EPOLLIN, at as u64))?;
