@@ -1,0 +1,294 @@
+//! The white-board on a terminal: keys and mouse paint, and the screen shows what the server has numbered.
+//!
+//! The terminal sends each key at once and shows nothing by itself while this runs. Whatever ends it, Ctrl-C, an error,
+//! a panic or the end of the server, drops `Full`, and the terminal is as it was.
+
+use std::{
+    io::{Stdout, Write, stdin, stdout},
+    net::SocketAddr,
+    os::fd::AsFd,
+    process::ExitCode,
+};
+
+use anyhow::{Result, bail, ensure};
+use nix::{
+    errno::Errno,
+    poll::{PollFd, PollFlags, poll},
+    sys::{
+        signal::{SigSet, Signal},
+        signalfd::{SfdFlags, SignalFd},
+    },
+    unistd::read,
+};
+use shared::{At, Pause, Screen, Stop, escaped};
+use termion::{
+    clear, cursor,
+    input::MouseTerminal,
+    raw::{IntoRawMode, RawTerminal},
+    screen::{AlternateScreen, IntoAlternateScreen},
+    terminal_size,
+};
+use vte::{Params, Parser, Perform};
+
+use crate::{
+    ClientArgs,
+    canvas::{Canvas, HEIGHT, WIDTH},
+    client::addresses,
+    lines::Line,
+    link::Link,
+    room::fault,
+    wire::{NOTICE, Stroke},
+};
+
+/// The terminal in our hands; it gets its own ways back when this is dropped.
+type Full = MouseTerminal<AlternateScreen<RawTerminal<Stdout>>>;
+/// The picture, its frame, and a line below.
+const LEAST: (u16, u16) = (WIDTH as u16 + 2, HEIGHT as u16 + 3);
+/// The mouse's left button, pressed, and held while the mouse moves: xterm's numbers.
+const LEFT_PRESSED: u16 = 0;
+const LEFT_MOVED: u16 = 32;
+
+/// Where the user is, and with what. Keys and mouse come as the control sequences of ECMA-48, which vte takes apart.
+struct Hand {
+    x: usize,
+    y: usize,
+    pen: char,
+    /// What the last keys have painted.
+    strokes: Vec<Stroke>,
+    /// Ctrl-C or Ctrl-D.
+    leaves: bool,
+}
+
+/// Draws until Ctrl-C, Ctrl-D, end of input, or the end of the server's stream.
+pub fn run(args: &ClientArgs, default: SocketAddr) -> Result<ExitCode> {
+    let addresses = addresses(args, default)?;
+    let stop = Stop::on_signals()?;
+    let resized: SigSet = [Signal::SIGWINCH].into_iter().collect();
+    resized.thread_block().at("sigprocmask", "")?;
+    let resized = SignalFd::with_flags(&resized, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).at("signalfd", "")?;
+    let mut screen = Screen::new();
+    let mut pause = Pause::new(args.pause, &stop);
+    let Some(mut link) = Link::connect(&addresses, &stop, &mut pause, &mut screen)? else {
+        return Ok(ExitCode::SUCCESS); // Ctrl-C
+    };
+    link.say(&args.name)?;
+    link.flush()?;
+
+    let raw = stdout().into_raw_mode().at("tcsetattr", "the terminal")?;
+    let mut full: Full = raw.into_alternate_screen().map(MouseTerminal::from).at("write", "the terminal")?;
+    let ended = paint(&args.name, &mut link, &stop, &resized, &mut full);
+    let _ = write!(full, "{}", cursor::Show).and_then(|()| full.flush()); // EIO: the terminal is gone
+    drop(full);
+    drop(link); // close(2)
+    screen.line(format_args!("> {}", ended?));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The loop; what to say at its end.
+fn paint(name: &str, link: &mut Link, stop: &Stop, resized: &SignalFd, full: &mut Full) -> Result<&'static str> {
+    let mut canvas = Canvas::default();
+    let mut hand = Hand::at(WIDTH / 2, HEIGHT / 2);
+    let mut parser: Parser = Parser::new(); // it keeps a sequence whose end has not come
+    let (mut joined, mut said) = (false, String::new());
+    let mut buffer = [0; 1024];
+    loop {
+        show(full, name, &canvas, &hand, &said).at("write", "the terminal")?;
+        let input = stdin();
+        let mut fds = vec![
+            PollFd::new(stop.as_fd(), PollFlags::POLLIN),
+            link.poll_fd(),
+            PollFd::new(resized.as_fd(), PollFlags::POLLIN),
+        ];
+        if link.takes_lines() {
+            fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
+        }
+        match poll(&mut fds, link.timeout()?) {
+            Err(Errno::EINTR) => continue,
+            result => result.at("poll", "")?,
+        };
+        let events: Vec<PollFlags> = fds.iter().map(|fd| fd.revents().unwrap_or(PollFlags::empty())).collect();
+        if !events[0].is_empty() {
+            stop.take();
+            if link.close_by.is_some() {
+                return Ok("Closing client...");
+            }
+            link.leave()?;
+        }
+        if events[1].intersects(!PollFlags::POLLOUT) {
+            let Some(lines) = link.receive()? else {
+                let left = link.close_by.is_some();
+                ensure!(joined || left, "the server has closed the connection at once");
+                return Ok(if left { "Closing client..." } else { "The server has closed the connection" });
+            };
+            for line in lines {
+                said = hear(&mut canvas, line, &mut joined)?;
+            }
+        }
+        if events[1].contains(PollFlags::POLLOUT) {
+            link.flush()?;
+        }
+        if !events[2].is_empty() {
+            let _ = resized.read_signal(); // the picture is painted again with each turn of the loop
+        }
+        if events.get(3).is_some_and(|events| !events.is_empty()) && link.takes_lines() {
+            match read(&input, &mut buffer) {
+                Err(Errno::EINTR | Errno::EAGAIN) => continue,
+                Ok(0) | Err(_) => hand.leaves = true, // the terminal is gone
+                Ok(bytes_read) => parser.advance(&mut hand, &buffer[..bytes_read]),
+            }
+            for stroke in hand.strokes.drain(..) {
+                link.say(&stroke.to_string())?;
+            }
+            if hand.leaves { link.leave()? } else { link.flush()? }
+        }
+        if link.is_over() {
+            return Ok("Closing client..."); // the server keeps its end open
+        }
+    }
+}
+
+/// Takes in a line of the server; what to show below the picture.
+fn hear(canvas: &mut Canvas, line: Line, joined: &mut bool) -> Result<String> {
+    let text = match line {
+        Line::Text(text) => text,
+        faulty => bail!("this is no server of this lab: its line is {}", fault(&faulty)),
+    };
+    if let Some(why) = text.strip_prefix(NOTICE) {
+        if !*joined {
+            bail!("the server does not let us in: {}", escaped(why.as_bytes()));
+        }
+        return Ok(escaped(why.as_bytes()));
+    }
+    match canvas.hear(&text) {
+        Ok(event) => {
+            *joined = true;
+            let shown = event.map_or_else(|| "you are in".into(), |event| event.to_string());
+            Ok(escaped(format!("{} {shown}", canvas.number).as_bytes()))
+        }
+        Err(why) => bail!("this is no server of this lab: {why}"),
+    }
+}
+
+/// Writes the whole picture: the terminal may have got another size.
+fn show(full: &mut Full, name: &str, canvas: &Canvas, hand: &Hand, said: &str) -> std::io::Result<()> {
+    let mut text = format!("{}{}", cursor::Hide, clear::All);
+    let size = terminal_size()?;
+    if size.0 < LEAST.0 || size.1 < LEAST.1 {
+        let (columns, rows) = LEAST;
+        text += &format!("{}the white-board needs {columns} x {rows}", cursor::Goto(1, 1));
+        text += &format!("{}make this larger, or Ctrl-C", cursor::Goto(1, 2));
+    } else {
+        let edge = format!("+{}+", "-".repeat(WIDTH));
+        let rows = canvas.rows().map(|row| format!("|{row}|"));
+        let lines = std::iter::once(edge.clone()).chain(rows).chain([edge]);
+        for (line, row) in lines.zip(1..) {
+            text += &format!("{}{line}", cursor::Goto(1, row));
+        }
+        let below = format!("{name} {} at {},{}  Ctrl-C leaves  {said}", hand.pen, hand.x, hand.y);
+        let below: String = below.chars().take(usize::from(size.0) - 1).collect();
+        text += &format!("{}{below}", cursor::Goto(1, LEAST.1));
+        text += &format!("{}{}", cursor::Goto(hand.x as u16 + 2, hand.y as u16 + 2), cursor::Show);
+    }
+    full.write_all(text.as_bytes())?;
+    full.flush()
+}
+
+impl Hand {
+    fn at(x: usize, y: usize) -> Self {
+        Hand { x, y, pen: '#', strokes: Vec::new(), leaves: false }
+    }
+
+    fn paint(&mut self, pen: char) {
+        self.strokes.push(Stroke { x: self.x, y: self.y, pen });
+    }
+}
+
+impl Perform for Hand {
+    /// A character, DEL among them: Backspace sends it.
+    fn print(&mut self, key: char) {
+        match key {
+            ' '..='~' => {
+                self.pen = key;
+                self.paint(key);
+            }
+            '\x7f' => self.paint(' '),
+            _ => {} // no character of ASCII
+        }
+    }
+
+    /// A control character.
+    fn execute(&mut self, byte: u8) {
+        match byte {
+            0x03 | 0x04 => self.leaves = true, // Ctrl-C, Ctrl-D
+            0x08 | 0x7f => self.paint(' '),    // Backspace
+            _ => {}
+        }
+    }
+
+    /// A key such as an arrow, or the mouse: `ESC [ < BUTTON ; COLUMN ; ROW M`, from 1 on.
+    fn csi_dispatch(&mut self, parameters: &Params, intermediates: &[u8], _ignore: bool, action: char) {
+        let number = |at: usize| parameters.iter().nth(at).and_then(|parts| parts.first()).copied().unwrap_or(0);
+        match (intermediates, action) {
+            (b"", 'A') => self.y = self.y.saturating_sub(1),
+            (b"", 'B') => self.y = (self.y + 1).min(HEIGHT - 1),
+            (b"", 'C') => self.x = (self.x + 1).min(WIDTH - 1),
+            (b"", 'D') => self.x = self.x.saturating_sub(1),
+            (b"", '~') if number(0) == 3 => self.paint(' '), // Delete
+            (b"<", 'M') if [LEFT_PRESSED, LEFT_MOVED].contains(&number(0)) => {
+                // Inside of the frame, which is in column 1 and row 1.
+                let (x, y) = (usize::from(number(1)).wrapping_sub(2), usize::from(number(2)).wrapping_sub(2));
+                if x < WIDTH && y < HEIGHT {
+                    (self.x, self.y) = (x, y);
+                    self.paint(self.pen);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn strokes(pieces: &[&str]) -> (Vec<String>, bool) {
+        let (mut hand, mut parser) = (Hand::at(3, 4), Parser::new());
+        pieces.iter().for_each(|piece| parser.advance(&mut hand, piece.as_bytes()));
+        (hand.strokes.iter().map(Stroke::to_string).collect(), hand.leaves)
+    }
+
+    fn painted(keys: &str) -> Vec<String> {
+        strokes(&[keys]).0
+    }
+
+    #[test]
+    fn keys_move_and_paint() {
+        assert_eq!(painted("a\x1b[C\x1b[Bb\x7f\x1b[3~"), ["3 4 a", "4 5 b", "4 5  ", "4 5  "]);
+        assert_eq!(painted(&format!("{}{}x", "\x1b[A".repeat(9), "\x1b[D".repeat(9))), ["0 0 x"]);
+        assert_eq!(painted("\u{f5}\r\t"), [""; 0]);
+        assert!(strokes(&["x\x03"]).1 && strokes(&["\x04"]).1);
+    }
+
+    #[test]
+    fn the_mouse_paints_inside_of_the_frame() {
+        assert_eq!(painted("\x1b[<0;2;2M\x1b[<32;3;2M\x1b[<0;3;2m"), ["0 0 #", "1 0 #"]);
+        assert_eq!(painted("\x1b[<0;1;1M\x1b[<0;62;2M\x1b[<2;5;5M\x1b[<0;61;21M"), ["59 19 #"]);
+    }
+
+    #[test]
+    fn a_sequence_may_come_in_pieces() {
+        assert_eq!(strokes(&["\x1b", "[", "C", "z"]).0, ["4 4 z"]);
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_the_terminal_sends_the_hand_stays_inside(keys in "(\x1b\\[<?[0-9;]{0,12}[A-Z~]|\\PC)*") {
+            let (mut hand, mut parser) = (Hand::at(3, 4), Parser::new());
+            parser.advance(&mut hand, keys.as_bytes());
+            prop_assert!(hand.x < WIDTH && hand.y < HEIGHT);
+            prop_assert!(hand.strokes.iter().all(|stroke| stroke.x < WIDTH && stroke.y < HEIGHT));
+        }
+    }
+}
