@@ -7,7 +7,7 @@ use std::{
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
     os::fd::OwnedFd,
-    process::{Command, Stdio},
+    process::Command,
     sync::{
         LazyLock,
         mpsc::{Receiver, channel},
@@ -143,7 +143,7 @@ fn a_game_is_played_from_the_first_word_to_the_next() {
     ann.wait_for("___").unwrap();
     ann.wait_for("> letter : ").unwrap();
     ann.type_line("e").unwrap();
-    ann.wait_for("ann: e scores 1         _e_          ann 1\n").unwrap();
+    ann.wait_for("ann: e scores 1          _e_          ann 1\n").unwrap();
     let mut bob = client("bob", addr); // in the middle of the game
     bob.wait_for("_e_          ann 1, bob 0\n").unwrap();
     ann.wait_for("bob joins").unwrap();
@@ -160,12 +160,12 @@ fn a_game_is_played_from_the_first_word_to_the_next() {
     bob.wait_for("> a word has 1 to 32 letters and nothing else\n").unwrap();
     bob.type_line("T\u{f5}de").unwrap();
     for player in [&mut ann, &mut bob] {
-        player.wait_for("bob has a new word      ____         bob 2, ann 1\n").unwrap();
+        player.wait_for("bob has a new word       ____         bob 2, ann 1\n").unwrap();
     }
     ann.type_line("other").unwrap();
     ann.wait_for("> a word is being guessed: propose one letter\n").unwrap();
     ann.type_line("\u{d5}").unwrap();
-    bob.wait_for("ann: \u{f5} scores 1         _\u{f5}__").unwrap();
+    bob.wait_for("ann: \u{f5} scores 1          _\u{f5}__").unwrap();
     bob.type_line("\u{f5}").unwrap();
     bob.wait_for("> too late: ann proposed \u{f5} before you\n").unwrap();
     bob.input = None; // Ctrl-D
@@ -350,14 +350,14 @@ fn a_client_without_a_newline_or_a_name_delays_nobody() {
 #[test]
 fn strokes_in_a_pipe_come_back_numbered_and_the_picture_at_the_end() {
     let (_server, addr) = server("whiteboard", &[]);
+    let folder = TempDir::new();
     let draw = |name: &str, strokes: &str| {
-        let mut command = Command::new(LAB);
-        command.args(["draw", name, &addr.to_string()]).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        child.stdin.take().unwrap().write_all(strokes.as_bytes()).unwrap();
-        let output = child.wait_with_output().unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        let file = folder.path().join(name);
+        fs::write(&file, strokes).unwrap();
+        let into = "exec \"$0\" draw \"$1\" \"$2\" < \"$3\"";
+        let finished = run(Command::new("bash").args(["-c", into, LAB, name, &addr.to_string()]).arg(file));
+        assert_eq!(finished.code(), 0, "{}", finished.stderr);
+        finished.stdout
     };
     let shown = draw("ann", "0 0 A\n59 19 z\n60 0 x\nnonsense\n1 0 \n2 0 B");
     assert!(shown.contains("2 stroke ann 0 0 A\n") && shown.contains("3 stroke ann 59 19 z\n"), "{shown}");
@@ -367,10 +367,10 @@ fn strokes_in_a_pipe_come_back_numbered_and_the_picture_at_the_end() {
     assert_eq!((picture.len(), picture[0]), (20, format!("|A B{}|", " ".repeat(57)).as_str())); // the last line counts
     assert!(picture[19].ends_with("z|"));
     // Many at once: nobody is dropped by the answers to its own lines.
-    let many: String = (0..200_000).map(|at| format!("{} {} {}\n", at % 60, at / 60 % 20, at % 10)).collect();
+    let many: String = (0..100_000).map(|at| format!("{} {} {}\n", at % 60, at / 60 % 20, at % 10)).collect();
     let shown = draw("bob", &many);
     assert!(shown.ends_with("|\n> Closing client...\n"), "{}", &shown[shown.len() - 200..]);
-    assert_eq!(shown.matches(" stroke bob ").count(), 200_000);
+    assert_eq!(shown.matches(" stroke bob ").count(), 100_000);
 }
 
 /// `draw` on a terminal of its own: what it shows there, escape sequences and all.
