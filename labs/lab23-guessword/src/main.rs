@@ -18,6 +18,7 @@ mod draw;
 mod experiments;
 mod game;
 mod guess;
+mod hand;
 mod lines;
 mod link;
 mod outbox;

@@ -1,33 +1,26 @@
 //! What chapter 4 says of shared state, decided with the real servers: the order in which they read is what counts.
 
 mod order;
+mod player;
 mod players;
 mod sharing;
 
 use std::{
     fs,
     net::{Ipv4Addr, SocketAddr},
-    os::fd::AsRawFd,
     time::Duration,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result};
 use kernel::{
     Pair,
     need::{DESCRIPTORS, LOOPBACK, PORTS},
     tcp_socket, wait_until,
 };
-use nix::{
-    errno::Errno,
-    sys::{
-        signal::{Signal, kill},
-        socket::{MsgFlags, recv, send},
-    },
-};
+use nix::sys::signal::{Signal, kill};
 use shared::{At, Experiment, Lesson, Role, Stage};
-use socket2::{Domain, Socket, Type};
 
-use crate::lines::{Line, LineSplitter};
+use self::player::Player;
 
 /// How long an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -118,79 +111,6 @@ fn server_role(which: &str) -> Result<(Role, SocketAddr)> {
     let banner = server.line_with("PORT : ")?;
     let port = banner.rsplit(' ').next().and_then(|port| port.parse().ok()).context("no port in the banner")?;
     Ok((server, SocketAddr::from((Ipv4Addr::LOCALHOST, port))))
-}
-
-/// A player: a connection, and the lines that came over it.
-struct Player {
-    name: &'static str,
-    sock: Socket,
-    splitter: LineSplitter,
-    lines: std::collections::VecDeque<String>,
-}
-
-impl Player {
-    /// Connects and says the name. The first line that comes back is the state.
-    fn join(stage: &mut Stage, name: &'static str, server_addr: SocketAddr) -> Result<Player> {
-        let sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
-        sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
-        sock.connect(&server_addr.into()).at("connect", server_addr)?;
-        let player = Player { name, sock, splitter: LineSplitter::default(), lines: [].into() };
-        player.send(stage, name)?;
-        Ok(player)
-    }
-
-    fn fd(&self) -> i32 {
-        self.sock.as_raw_fd()
-    }
-
-    /// Sends a line, and shows the call.
-    fn send(&self, stage: &mut Stage, line: &str) -> Result<()> {
-        let bytes = format!("{line}\n");
-        let bytes_sent = loop {
-            match send(self.fd(), bytes.as_bytes(), MsgFlags::MSG_NOSIGNAL) {
-                Err(Errno::EINTR) => {}
-                sent => break sent.at("send", "")?,
-            }
-        };
-        stage.say(self.name, format_args!("send({}, {bytes:?}, {}) = {bytes_sent}", self.fd(), bytes.len()));
-        ensure!(bytes_sent == bytes.len(), "only {bytes_sent} of {} bytes were sent", bytes.len());
-        Ok(())
-    }
-
-    /// The next line of the server.
-    fn line(&mut self) -> Result<String> {
-        let mut buffer = vec![0; CHUNK];
-        while self.lines.is_empty() {
-            let bytes_read = match recv(self.fd(), &mut buffer, MsgFlags::empty()) {
-                Err(Errno::EINTR) => continue, // Ctrl-Z, then fg: with SO_RCVTIMEO recv is not restarted, signal(7)
-                bytes_read => bytes_read.at("recv", "")?,
-            };
-            ensure!(bytes_read > 0, "the server has closed {}'s connection", self.name);
-            for line in self.splitter.push(&buffer[..bytes_read]) {
-                let Line::Text(text) = line else { return Err(anyhow!("the server's line is no text")) };
-                self.lines.push_back(text);
-            }
-        }
-        self.lines.pop_front().context("no line")
-    }
-
-    /// The next line, shown.
-    fn hears(&mut self, stage: &mut Stage) -> Result<String> {
-        let line = self.line()?;
-        stage.say(self.name, format_args!("hears \"{line}\""));
-        Ok(line)
-    }
-
-    /// Waits until a line has come that holds `text`, and shows only this one.
-    fn hears_of(&mut self, stage: &mut Stage, text: &str) -> Result<String> {
-        loop {
-            let line = self.line()?;
-            if line.contains(text) {
-                stage.say(self.name, format_args!("hears \"{line}\""));
-                return Ok(line);
-            }
-        }
-    }
 }
 
 /// Stops the server's process: what happens until [`goes_on`], the kernel does alone.

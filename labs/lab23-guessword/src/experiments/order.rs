@@ -5,7 +5,7 @@ use std::time::Instant;
 use anyhow::{Result, bail, ensure};
 use shared::{Predicts, Stage, Verdict};
 
-use super::{Player, arrived, goes_on, server_role, stopped};
+use super::{arrived, goes_on, player::Player, server_role, stopped};
 use crate::{
     canvas::Canvas,
     wire::{Event, NOTICE, Stroke, numbered},
@@ -53,8 +53,9 @@ pub fn same_letter(stage: &mut Stage) -> Result<Verdict> {
     let (_, Event::Letter { name, places: 2, .. }) = numbered(&line).map_err(anyhow::Error::msg)? else {
         bail!("the server says {line:?}");
     };
+    bob.hears_of(stage, " letter ")?;
     let second = if name == "ann" { &mut bob } else { &mut ann };
-    let told = second.hears(stage)?;
+    let told = second.hears(stage)?; // a notice, or the letter once more
     for line in [" letter ", ": too late"] {
         if line == " letter " || told.starts_with(NOTICE) {
             stage.server(server.line_with(line)?.trim_end());
@@ -69,7 +70,7 @@ pub fn same_letter(stage: &mut Stage) -> Result<Verdict> {
 }
 
 pub fn same_cell(stage: &mut Stage) -> Result<Verdict> {
-    let (_server, server_addr) = server_role("whiteboard")?;
+    let (server, server_addr) = server_role("whiteboard")?;
     let mut ann = Player::join(stage, "ann", server_addr)?;
     let mut bob = Player::join(stage, "bob", server_addr)?;
     // Two ways to keep a picture. Own order: my stroke at once, the others' when they come. Central: as the server numbers.
@@ -90,11 +91,14 @@ pub fn same_cell(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: ('B', 'A') },
     )?;
+    stopped(stage, &server)?; // so both strokes are there when it looks
     for ((player, pen), copy) in [(&ann, 'A'), (&bob, 'B')].into_iter().zip(&mut own) {
         let stroke = Stroke { x: 5, y: 5, pen };
         copy.paint(stroke);
         player.send(stage, &stroke.to_string())?;
+        arrived(stage, player, 6)?;
     }
+    goes_on(stage, &server)?;
     for (at, player) in [&mut ann, &mut bob].into_iter().enumerate() {
         for _ in 0..2 {
             let line = player.hears(stage)?;

@@ -10,7 +10,7 @@ use nix::{
 };
 use shared::{At, Predicts, Stage, Verdict};
 
-use super::{CHUNK, LIMIT, Player, server_role};
+use super::{CHUNK, LIMIT, player::Player, server_role};
 use crate::{
     outbox::OUTBOX_LIMIT,
     position::Position,
@@ -129,14 +129,11 @@ pub fn never_reads(stage: &mut Stage) -> Result<Verdict> {
     ann.line()?; // the whole picture
     let bob = Player::join(stage, "bob", server_addr)?;
     ann.hears_of(stage, "joined bob")?;
-    // More than every buffer on the way takes: Bob's receive buffer, the send buffer, and the server's own queue.
-    let largest = |name| setting(name).last().map_or(1 << 23, |bytes| *bytes as usize);
-    let buffers = largest("net/ipv4/tcp_rmem") + largest("net/ipv4/tcp_wmem") + OUTBOX_LIMIT;
-    let most = 3 * buffers / "1 stroke ann 5 5 #\n".len();
-    stage.server(format_args!(
-        "queues for each client up to {} KiB, and sends what the kernel takes",
-        OUTBOX_LIMIT / 1024
-    ));
+    // More than every buffer on the way takes: Bob's receive buffer, which does not grow while nobody reads; the server's
+    // send buffer, and its own queue.
+    let bytes = |name, at: usize| setting(name).get(at).map_or(1 << 22, |bytes| *bytes as usize);
+    let buffers = bytes("net/ipv4/tcp_rmem", 1) + bytes("net/ipv4/tcp_wmem", 2) + OUTBOX_LIMIT;
+    let most = 3 * buffers / "123456 stroke ann 5 5 #\n".len();
 
     let question = stage.ask(
         "Bob never reads. Ann draws on and on, and reads what the server sends. What becomes of the two?",
@@ -147,6 +144,10 @@ pub fn never_reads(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: Ann::AllAndBobDropped },
     )?;
+    stage.server(format_args!(
+        "queues for each client up to {} KiB, and sends what the kernel takes",
+        OUTBOX_LIMIT / 1024
+    ));
     let batch = "5 5 #\n".repeat(BATCH);
     let (mut sends, mut sent, mut strokes, mut heard, mut waits) = (0, 0, 0, 0, false);
     let dropped = |server: &mut shared::Role| server.printed().contains("> Dropped client");
