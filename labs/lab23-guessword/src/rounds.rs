@@ -3,6 +3,8 @@
 
 use std::collections::VecDeque;
 
+use shared::SplitMix64;
+
 use crate::{game::Game, position::Position, state::State, wire::Event};
 
 /// The letters proposed: few, so that two players often propose the same one.
@@ -33,16 +35,9 @@ struct Seat {
     to_server: VecDeque<String>,
 }
 
-/// Numbers that look random: xorshift64.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 33) as usize % limit
-    }
+/// A number from 0 to `limit` - 1.
+fn below(random: &mut SplitMix64, limit: usize) -> usize {
+    (random.draw() >> 33) as usize % limit
 }
 
 /// Plays one game from its first letter to its last; players join and leave while it goes on.
@@ -50,29 +45,29 @@ impl Random {
 /// # Errors
 /// A screen got a line that it does not understand.
 pub fn play(seed: u64) -> Result<Count, String> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
-    let word = WORDS[random.below(WORDS.len())];
+    let mut random = SplitMix64::new(seed);
+    let word = WORDS[below(&mut random, WORDS.len())];
     let mut game = Game::with_words([word])?;
     let mut seats: Vec<Seat> = Vec::new();
     let (mut away, mut scored, mut count): (Vec<_>, Vec<(char, u32)>, _) =
         (PLAYERS.into(), Vec::new(), Count::default());
     while game.position.mask.is_some() {
-        match random.below(20) {
+        match below(&mut random, 20) {
             0 if !away.is_empty() => {
-                let name = away.swap_remove(random.below(away.len()));
+                let name = away.swap_remove(below(&mut random, away.len()));
                 let joined = game.join(name);
                 seats.iter_mut().for_each(|seat| seat.to_screen.push_back(joined.event.clone()));
                 let to_screen = VecDeque::from([joined.now]);
                 seats.push(Seat { name, screen: Position::default(), to_screen, to_server: VecDeque::new() });
             }
             1 if seats.len() > 1 => {
-                let left = seats.swap_remove(random.below(seats.len())); // what was on its way is lost
+                let left = seats.swap_remove(below(&mut random, seats.len())); // what was on its way is lost
                 away.push(left.name);
                 let event = game.leave(left.name);
                 seats.iter_mut().for_each(|seat| seat.to_screen.push_back(event.clone()));
             }
             turn if !seats.is_empty() => {
-                let at = random.below(seats.len());
+                let at = below(&mut random, seats.len());
                 match turn % 3 {
                     0 => think(&mut seats[at], &mut random),
                     1 => hear(&mut seats[at], 1)?,
@@ -114,11 +109,11 @@ pub fn play(seed: u64) -> Result<Count, String> {
 }
 
 /// Proposes a letter that the own screen does not show as proposed; it may not be up to date.
-fn think(seat: &mut Seat, random: &mut Random) {
+fn think(seat: &mut Seat, random: &mut SplitMix64) {
     let shown = |letter: &char| seat.screen.tried.iter().any(|(tried, _)| tried == letter);
     let open: Vec<char> = LETTERS.chars().filter(|letter| !shown(letter)).collect();
     if seat.screen.mask.is_some() && !open.is_empty() {
-        seat.to_server.push_back(open[random.below(open.len())].into());
+        seat.to_server.push_back(open[below(random, open.len())].into());
     }
 }
 

@@ -6,7 +6,7 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::fd::OwnedFd,
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     process::Command,
     sync::{
         LazyLock,
@@ -18,7 +18,8 @@ use std::{
 
 use kernel::namespace::NAMESPACE;
 use nix::{
-    pty::{Winsize, openpty},
+    fcntl::OFlag,
+    pty::{grantpt, openpty, posix_openpt, ptsname_r, unlockpt},
     sys::{
         signal::Signal,
         termios::{LocalFlags, tcgetattr},
@@ -26,7 +27,7 @@ use nix::{
 };
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use testkit::{
-    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, wait_until,
+    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, step, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab23-guessword");
@@ -376,7 +377,7 @@ fn strokes_in_a_pipe_come_back_numbered_and_the_picture_at_the_end() {
 /// `draw` on a terminal of its own: what it shows there, escape sequences and all.
 struct Board {
     child: std::process::Child,
-    terminal: OwnedFd,
+    terminal: fs::File,
     keyboard: fs::File,
     output: Receiver<Vec<u8>>,
     shown: String,
@@ -384,13 +385,20 @@ struct Board {
 
 impl Board {
     fn draw(name: &str, addr: SocketAddr, columns: u16) -> Board {
-        let size = Winsize { ws_row: 24, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(Some(&size), None).unwrap();
-        let side = || pair.slave.try_clone().unwrap();
+        // Not openpty(3): its descriptors go to every program that another test starts meanwhile.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let mut options = fs::File::options();
+        options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
+        let terminal = options.open(ptsname_r(&master).unwrap()).unwrap();
+        let side = || terminal.try_clone().unwrap();
+        let size = ["rows", "24", "columns", &columns.to_string()];
+        assert!(Command::new("stty").args(size).stdin(side()).status().unwrap().success());
         let mut command = Command::new(LAB);
         command.args(["draw", name, &addr.to_string()]).env("TERM", "xterm");
         let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
-        let mut screen = fs::File::from(pair.master);
+        let mut screen = fs::File::from(OwnedFd::from(master));
         let keyboard = screen.try_clone().unwrap();
         let (chunks, output) = channel();
         thread::spawn(move || {
@@ -401,7 +409,7 @@ impl Board {
                 }
             }
         });
-        Board { child, terminal: pair.slave, keyboard, output, shown: String::new() }
+        Board { child, terminal, keyboard, output, shown: String::new() }
     }
 
     fn wait_for(&mut self, text: &str) {
@@ -627,18 +635,12 @@ fn pause_waits_before_each_call() {
         (&["whiteboard", "0"], &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]),
     ] {
         let mut server = Role::spawn(Command::new(LAB).args(role).arg("--pause")).unwrap();
-        for call in calls {
-            server.wait_for(&format!("next: {call}")).unwrap();
-            server.type_line("").unwrap();
-        }
+        step(&mut server, calls);
         server.wait_for("> Server bound to").unwrap();
     }
     let (_server, addr) = server("server", &[]);
     let mut client = Role::spawn(Command::new(LAB).args(["client", "ann", &addr.to_string(), "--pause"])).unwrap();
-    for call in ["socket(", "connect(", "send(", "recv("] {
-        client.wait_for(&format!("next: {call}")).unwrap();
-        client.type_line("").unwrap();
-    }
+    step(&mut client, &["socket(", "connect(", "send(", "recv("]);
     client.wait_for("you are in").unwrap();
 }
 
