@@ -85,7 +85,7 @@ pub fn run(args: &ClientArgs, default: SocketAddr, mut copy: impl Copy) -> Resul
             }
             pause.before(&mut screen, format_args!("shutdown({}, SHUT_WR)", link.fd()));
             screen.ask_nothing();
-            link.leave()?;
+            link.leave(false)?;
         }
         if events[1].intersects(!PollFlags::POLLOUT) {
             pause.before(&mut screen, format_args!("recv({}, {CHUNK})", link.fd()));
@@ -127,12 +127,12 @@ pub fn run(args: &ClientArgs, default: SocketAddr, mut copy: impl Copy) -> Resul
             if ended {
                 pause.before(&mut screen, format_args!("shutdown({}, SHUT_WR)", link.fd()));
                 screen.ask_nothing();
-                link.leave()?;
+                link.leave(true)?;
             } else {
                 link.flush()?;
             }
         }
-        if link.is_over() {
+        if link.is_over(events.iter().all(|events| events.is_empty())) {
             break; // the server keeps its end open
         }
     }

@@ -18,8 +18,10 @@ use crate::{
     outbox::Outbox,
 };
 
-/// A connection that is being closed waits so long for the other end to take the last bytes and to close.
+/// A connection that is being closed waits so long for the other end to take the next bytes, or to close.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// And so long in all: a client that takes a byte now and then is closed, too.
+const CLOSE_LIMIT: Duration = Duration::from_secs(60);
 
 /// What one recv brought.
 pub enum Received {
@@ -39,6 +41,8 @@ pub struct Connection {
     outbox: Outbox,
     /// Deadline of a connection that is being closed; None while the client is in.
     close_by: Option<Instant>,
+    /// No deadline is later.
+    close_limit: Option<Instant>,
     refused: bool,
     /// recv has returned 0: the client has closed its sending side.
     end_seen: bool,
@@ -47,7 +51,17 @@ pub struct Connection {
 impl Connection {
     pub fn new(sock: Socket, peer_addr: SocketAddr) -> Self {
         let (lines, outbox) = (LineSplitter::default(), Outbox::default());
-        Connection { sock, peer_addr, name: None, lines, outbox, close_by: None, refused: false, end_seen: false }
+        Connection {
+            sock,
+            peer_addr,
+            name: None,
+            lines,
+            outbox,
+            close_by: None,
+            close_limit: None,
+            refused: false,
+            end_seen: false,
+        }
     }
 
     /// What to wait for: bytes from the client; and room in the send buffer, but only while bytes wait to be sent.
@@ -91,7 +105,10 @@ impl Connection {
     pub fn flush(&mut self) -> nix::Result<()> {
         while !self.outbox.is_empty() {
             match send(self.sock.as_raw_fd(), self.outbox.front(), MsgFlags::empty()) {
-                Ok(bytes_sent) => self.outbox.sent(bytes_sent),
+                Ok(bytes_sent) => {
+                    self.outbox.sent(bytes_sent);
+                    self.close_by = self.close_limit.map(|limit| limit.min(Instant::now() + CLOSE_TIMEOUT));
+                }
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
                 Err(errno) => return Err(errno), // EPIPE, ECONNRESET: the client has closed
@@ -113,6 +130,7 @@ impl Connection {
     /// a reset, and a reset destroys what is still on its way to the client.
     pub fn leave(&mut self) -> nix::Result<()> {
         self.close_by = Some(Instant::now() + CLOSE_TIMEOUT);
+        self.close_limit = Some(Instant::now() + CLOSE_LIMIT);
         self.flush()
     }
 
@@ -142,6 +160,7 @@ impl Connection {
     /// Closes with a reset: SO_LINGER 0 throws away what the kernel still holds for a client that never reads.
     pub fn give_up(&mut self) {
         self.close_by = Some(Instant::now());
+        self.close_limit = self.close_by;
         let _ = self.sock.set_linger(Some(Duration::ZERO)); // if it fails, an ordinary close follows
     }
 }

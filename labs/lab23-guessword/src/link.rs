@@ -22,7 +22,7 @@ use crate::{
 
 /// Bytes asked of one recv: more than a client sends at a time, so that it keeps up with the answers to its own lines.
 pub const CHUNK: usize = 64 * 1024;
-/// A client that leaves waits so long for the server's end of stream.
+/// A client that leaves waits so long for the server's next bytes, or for its end of stream.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// A connected client.
@@ -34,6 +34,8 @@ pub struct Link {
     buffer: Vec<u8>,
     /// Deadline of a client that is leaving; None before end of input or Ctrl-C.
     pub close_by: Option<Instant>,
+    /// The deadline moves while bytes come: after end of input, not after Ctrl-C.
+    patient: bool,
     /// shutdown(SHUT_WR) has been called.
     shut: bool,
 }
@@ -74,7 +76,7 @@ impl Link {
 
     fn new(sock: Socket, peer_addr: SocketAddr) -> Self {
         let (outbox, heard, buffer) = (Outbox::default(), LineSplitter::default(), vec![0; CHUNK]);
-        Link { sock, peer_addr, outbox, heard, buffer, close_by: None, shut: false }
+        Link { sock, peer_addr, outbox, heard, buffer, close_by: None, patient: false, shut: false }
     }
 
     /// The socket's descriptor.
@@ -103,16 +105,21 @@ impl Link {
         })
     }
 
-    /// Whether a client that leaves has waited long enough for the server.
-    pub fn is_over(&self) -> bool {
-        self.close_by.is_some_and(|close_by| Instant::now() >= close_by)
+    /// Whether a client that leaves has waited long enough for the server; `idle` where poll found nothing to do.
+    pub fn is_over(&self, idle: bool) -> bool {
+        self.close_by.is_some_and(|close_by| Instant::now() >= close_by) && (idle || !self.patient)
     }
 
     /// Reads what the server said; None at the end of the server's stream.
     pub fn receive(&mut self) -> Result<Option<Vec<Line>>> {
         match recv(self.sock.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
             Ok(0) => Ok(None), // half a line has no meaning
-            Ok(bytes_read) => Ok(Some(self.heard.push(&self.buffer[..bytes_read]))),
+            Ok(bytes_read) => {
+                if self.patient {
+                    self.close_by = Some(Instant::now() + CLOSE_TIMEOUT);
+                }
+                Ok(Some(self.heard.push(&self.buffer[..bytes_read])))
+            }
             Err(Errno::EAGAIN | Errno::EINTR) => Ok(Some(Vec::new())),
             Err(errno) => Ok(Err(errno).at("recv", self.peer_addr)?),
         }
@@ -124,8 +131,9 @@ impl Link {
         Ok(())
     }
 
-    /// No more lines. What waits is still sent, and what the server still sends is read.
-    pub fn leave(&mut self) -> Result<()> {
+    /// No more lines. What waits is still sent, and what the server still sends is read: all of it if `patient`.
+    pub fn leave(&mut self, patient: bool) -> Result<()> {
+        self.patient = patient;
         self.close_by = Some(Instant::now() + CLOSE_TIMEOUT);
         self.flush()
     }

@@ -4,7 +4,7 @@
 //! a panic or the end of the server, drops `Full`, and the terminal is as it was.
 
 use std::{
-    io::{Stdout, Write, stdin, stdout},
+    io::{self, Stdout, Write, stdin, stdout},
     net::SocketAddr,
     os::fd::AsFd,
     process::ExitCode,
@@ -23,9 +23,8 @@ use nix::{
 use shared::{At, Pause, Screen, Stop, escaped};
 use termion::{
     clear, cursor,
-    input::MouseTerminal,
     raw::{IntoRawMode, RawTerminal},
-    screen::{AlternateScreen, IntoAlternateScreen},
+    screen::{ToAlternateScreen, ToMainScreen},
     terminal_size,
 };
 use vte::Parser;
@@ -41,10 +40,38 @@ use crate::{
     wire::NOTICE,
 };
 
-/// The terminal in our hands; it gets its own ways back when this is dropped.
-type Full = MouseTerminal<AlternateScreen<RawTerminal<Stdout>>>;
 /// The picture, its frame, and a line below.
 const LEAST: (u16, u16) = (WIDTH as u16 + 2, HEIGHT as u16 + 3);
+/// xterm's sequences: tell of the mouse's buttons and of moves with one held, in decimal numbers.
+const MOUSE_ON: &str = "\x1b[?1002h\x1b[?1006h";
+const MOUSE_OFF: &str = "\x1b[?1006l\x1b[?1002l";
+
+/// The terminal in our hands: a screen of its own, keys as they are pressed, the mouse. It is given back when dropped.
+struct Full {
+    terminal: RawTerminal<Stdout>,
+    /// Columns and rows when the picture was last shown.
+    size: (u16, u16),
+}
+
+impl Full {
+    fn take() -> io::Result<Full> {
+        let mut full = Full { terminal: stdout().into_raw_mode()?, size: (0, 0) };
+        full.write(&format!("{ToAlternateScreen}{MOUSE_ON}"))?;
+        Ok(full)
+    }
+
+    fn write(&mut self, text: &str) -> io::Result<()> {
+        self.terminal.write_all(text.as_bytes())?;
+        self.terminal.flush()
+    }
+}
+
+impl Drop for Full {
+    fn drop(&mut self) {
+        let _ = self.write(&format!("{MOUSE_OFF}{}{ToMainScreen}", cursor::Show)); // EIO: the terminal is gone
+    }
+}
+
 /// Draws until Ctrl-C, Ctrl-D, end of input, or the end of the server's stream.
 pub fn run(args: &ClientArgs, default: SocketAddr) -> Result<ExitCode> {
     let addresses = addresses(args, default)?;
@@ -60,10 +87,8 @@ pub fn run(args: &ClientArgs, default: SocketAddr) -> Result<ExitCode> {
     link.say(&args.name)?;
     link.flush()?;
 
-    let raw = stdout().into_raw_mode().at("tcsetattr", "the terminal")?;
-    let mut full: Full = raw.into_alternate_screen().map(MouseTerminal::from).at("write", "the terminal")?;
+    let mut full = Full::take().at("tcsetattr", "the terminal")?;
     let ended = paint(&args.name, &mut link, &stop, &resized, &mut full);
-    let _ = write!(full, "{}", cursor::Show).and_then(|()| full.flush()); // EIO: the terminal is gone
     drop(full);
     drop(link); // close(2)
     screen.line(format_args!("> {}", ended?));
@@ -85,7 +110,7 @@ fn paint(name: &str, link: &mut Link, stop: &Stop, resized: &SignalFd, full: &mu
             link.poll_fd(),
             PollFd::new(resized.as_fd(), PollFlags::POLLIN),
         ];
-        if link.takes_lines() {
+        if link.close_by.is_none() {
             fds.push(PollFd::new(input.as_fd(), PollFlags::POLLIN));
         }
         match poll(&mut fds, link.timeout()?) {
@@ -98,7 +123,7 @@ fn paint(name: &str, link: &mut Link, stop: &Stop, resized: &SignalFd, full: &mu
             if link.close_by.is_some() {
                 return Ok("Closing client...");
             }
-            link.leave()?;
+            link.leave(false)?;
         }
         if events[1].intersects(!PollFlags::POLLOUT) {
             let Some(lines) = link.receive()? else {
@@ -116,18 +141,24 @@ fn paint(name: &str, link: &mut Link, stop: &Stop, resized: &SignalFd, full: &mu
         if !events[2].is_empty() {
             let _ = resized.read_signal(); // the picture is painted again with each turn of the loop
         }
-        if events.get(3).is_some_and(|events| !events.is_empty()) && link.takes_lines() {
+        if events.get(3).is_some_and(|events| !events.is_empty()) && link.close_by.is_none() {
             match read(&input, &mut buffer) {
                 Err(Errno::EINTR | Errno::EAGAIN) => continue,
                 Ok(0) | Err(_) => hand.leaves = true, // the terminal is gone
                 Ok(bytes_read) => parser.advance(&mut hand, &buffer[..bytes_read]),
             }
+            // Ctrl-C is a key here, so keys are read even while the server takes no strokes.
+            let takes_lines = link.takes_lines();
             for stroke in hand.strokes.drain(..) {
-                link.say(&stroke.to_string())?;
+                if takes_lines {
+                    link.say(&stroke.to_string())?;
+                } else {
+                    said = "the server does not read: your stroke is lost".into();
+                }
             }
-            if hand.leaves { link.leave()? } else { link.flush()? }
+            if hand.leaves { link.leave(false)? } else { link.flush()? }
         }
-        if link.is_over() {
+        if link.is_over(true) {
             return Ok("Closing client..."); // the server keeps its end open
         }
     }
@@ -156,9 +187,13 @@ fn hear(canvas: &mut Canvas, line: Line, joined: &mut bool) -> Result<String> {
 }
 
 /// Writes the whole picture: the terminal may have got another size.
-fn show(full: &mut Full, name: &str, canvas: &Canvas, hand: &Hand, said: &str) -> std::io::Result<()> {
-    let mut text = format!("{}{}", cursor::Hide, clear::All);
+fn show(full: &mut Full, name: &str, canvas: &Canvas, hand: &Hand, said: &str) -> io::Result<()> {
     let size = terminal_size()?;
+    let mut text = cursor::Hide.to_string();
+    if size != full.size {
+        full.size = size;
+        text += clear::All.as_ref(); // what the terminal made of the old picture
+    }
     if size.0 < LEAST.0 || size.1 < LEAST.1 {
         let (columns, rows) = LEAST;
         text += &format!("{}the white-board needs {columns} x {rows}", cursor::Goto(1, 1));
@@ -172,9 +207,8 @@ fn show(full: &mut Full, name: &str, canvas: &Canvas, hand: &Hand, said: &str) -
         }
         let below = format!("{name} {} at {},{}  Ctrl-C leaves  {said}", hand.pen, hand.x, hand.y);
         let below: String = below.chars().take(usize::from(size.0) - 1).collect();
-        text += &format!("{}{below}", cursor::Goto(1, LEAST.1));
+        text += &format!("{}{below}{}", cursor::Goto(1, LEAST.1), clear::UntilNewline);
         text += &format!("{}{}", cursor::Goto(hand.x as u16 + 2, hand.y as u16 + 2), cursor::Show);
     }
-    full.write_all(text.as_bytes())?;
-    full.flush()
+    full.write(&text)
 }

@@ -110,7 +110,7 @@ pub fn ten_thousand(stage: &mut Stage) -> Result<Verdict> {
     let Count { proposals, late, wrong_scores, wrong_screens, screens } =
         play_many(GAMES).map_err(anyhow::Error::msg)?;
     stage.say("games", format_args!("{proposals} letters came to the server, {late} of them too late"));
-    stage.say("games", format_args!("{wrong_scores} letters scored other than once"));
+    stage.say("games", format_args!("{wrong_scores} letters have not scored exactly once"));
     stage.say("games", format_args!("{wrong_screens} of {screens} screens differ from the server's game at the end"));
     ensure!(late > 0 && screens > 0, "the games are too tame");
     let observed = match (wrong_scores, wrong_screens) {
