@@ -302,17 +302,19 @@ impl Stage {
             self.screen.settle();
             self.screen.ask_nothing();
             let pressed = keys.next();
-            self.no_input = !self.heard && matches!(pressed, Pressed::End);
+            self.no_input = self.pause && !self.heard && matches!(pressed, Pressed::End);
             self.interrupted = matches!(pressed, Pressed::Signal);
             self.heard = true;
+            self.lines += 1;
             let text = match pressed {
-                Pressed::Text(text) => text,
+                Pressed::Text(text) => {
+                    if line {
+                        self.screen.typed();
+                    }
+                    text
+                }
                 Pressed::Signal | Pressed::End => "q".into(),
             };
-            self.lines += 1;
-            if line {
-                self.screen.typed();
-            }
             match (accept(&text), text.as_str()) {
                 (Some(taken), _) => break Ok(taken),
                 (None, key @ ("r" | "s" | "q")) => break Err(Error::msg(key.as_bytes()[0] as char)),
