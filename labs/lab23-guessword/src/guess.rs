@@ -20,7 +20,7 @@ impl Copy for Guess {
             None => "you are in".into(),
             Some(Event::Joined { name }) => format!("{name} joins"),
             Some(Event::Left { name }) => format!("{name} leaves"),
-            Some(Event::Word { name, .. }) if name == SERVER => "the server has a new word".into(),
+            Some(Event::Word { name, .. }) if name == SERVER => "a new word".into(),
             Some(Event::Word { name, .. }) => format!("{name} has a new word"),
             Some(Event::Letter { name, letter, places: 0, .. }) => format!("{name}: no {letter}"),
             Some(Event::Letter { name, letter, places, .. }) => format!("{name}: {letter} scores {places}"),
@@ -28,7 +28,7 @@ impl Copy for Guess {
             Some(Event::Stroke { .. }) => return Err("a white-board is at this address".into()),
         };
         let mask = self.0.mask.as_deref().unwrap_or_default();
-        let shown = format!("{number:>3}  {what:<24} {mask:<12} {}", self.0.scores());
+        let shown = format!("{number:>3}  {what:<18} {mask:<10} {}", self.0.scores());
         Ok(escaped(shown.trim_end().as_bytes()))
     }
 

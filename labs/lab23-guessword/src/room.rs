@@ -1,6 +1,6 @@
 //! The clients the server knows, and the one state that they share: one line changes it at a time, and all hear of it.
 
-use std::{net::SocketAddr, os::fd::AsRawFd, time::Instant};
+use std::{net::SocketAddr, time::Instant};
 
 use nix::{errno::Errno, poll::PollFlags};
 use shared::{Pause, Screen, escaped};
@@ -32,10 +32,9 @@ impl<S: State> Room<'_, S> {
     /// Lets a client in, or tells that client why not.
     pub fn enter(&mut self, conn_sock: Socket, peer_addr: SocketAddr) {
         let inside = self.clients.iter().filter(|client| client.is_in()).count();
-        let conn_fd = conn_sock.as_raw_fd();
         let mut client = Connection::new(conn_sock, peer_addr);
         if inside < self.max_clients {
-            self.screen.line(format_args!("> New connection [{peer_addr}] on descriptor {conn_fd}"));
+            self.screen.line(format_args!("> New connection [{peer_addr}]"));
             self.clients.push(client);
             return;
         }

@@ -144,9 +144,9 @@ fn a_game_is_played_from_the_first_word_to_the_next() {
     ann.wait_for("___").unwrap();
     ann.wait_for("> letter : ").unwrap();
     ann.type_line("e").unwrap();
-    ann.wait_for("ann: e scores 1          _e_          ann 1\n").unwrap();
+    ann.wait_for("ann: e scores 1    _e_        ann 1\n").unwrap();
     let mut bob = client("bob", addr); // in the middle of the game
-    bob.wait_for("_e_          ann 1, bob 0\n").unwrap();
+    bob.wait_for("_e_        ann 1, bob 0\n").unwrap();
     ann.wait_for("bob joins").unwrap();
     for (player, letter, heard) in [(0, "x", "ann: no x"), (1, "T", "bob: t scores 1"), (1, "a", "bob: a scores 1")] {
         [&mut ann, &mut bob][player].type_line(letter).unwrap();
@@ -161,12 +161,12 @@ fn a_game_is_played_from_the_first_word_to_the_next() {
     bob.wait_for("> a word has 1 to 32 letters and nothing else\n").unwrap();
     bob.type_line("T\u{f5}de").unwrap();
     for player in [&mut ann, &mut bob] {
-        player.wait_for("bob has a new word       ____         bob 2, ann 1\n").unwrap();
+        player.wait_for("bob has a new word ____       bob 2, ann 1\n").unwrap();
     }
     ann.type_line("other").unwrap();
     ann.wait_for("> a word is being guessed: propose one letter\n").unwrap();
     ann.type_line("\u{d5}").unwrap();
-    bob.wait_for("ann: \u{f5} scores 1          _\u{f5}__").unwrap();
+    bob.wait_for("ann: \u{f5} scores 1    _\u{f5}__").unwrap();
     bob.type_line("\u{f5}").unwrap();
     bob.wait_for("> too late: ann proposed \u{f5} before you\n").unwrap();
     bob.input = None; // Ctrl-D
