@@ -25,7 +25,7 @@ use socket2::Socket;
 
 use crate::serve::Serving;
 
-/// Who ends so soon after his start would end so again.
+/// A process that ends by itself so soon after its start would do so again.
 const LEAST_LIFE: Duration = Duration::from_millis(200);
 
 /// All of them. Dropped, they end.
@@ -49,6 +49,7 @@ impl Children {
         let mut children = Children { children: Vec::new(), input, output, ends: ends.at("signalfd", "")? };
         for number in 1..=serving.args.workers {
             let child = children.spawn(number)?;
+            serving.log.line(format_args!("Process-{number} is process {}", child.id()));
             children.children.push((number, child, Instant::now()));
         }
         Ok(children)
@@ -82,7 +83,8 @@ impl Children {
                 let (number, child, born) = &mut self.children[at];
                 let Some(status) = child.try_wait()? else { continue };
                 let number = *number;
-                ensure!(born.elapsed() >= LEAST_LIFE, "Process-{number} ended at once: {status}");
+                let by_itself = status.code().is_some(); // not by a signal
+                ensure!(!by_itself || born.elapsed() >= LEAST_LIFE, "Process-{number} ended at once: {status}");
                 let child = self.spawn(number)?;
                 serving.log.always(format_args!("Process-{number} ended: {status}. Process {} follows it", child.id()));
                 self.children[at] = (number, child, Instant::now());

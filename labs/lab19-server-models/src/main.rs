@@ -130,7 +130,8 @@ struct SimulatorArgs {
     /// The server's address
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
-    /// Clients, a thread each; each starts as soon as the one before it has called connect
+    /// Clients, a thread each. Each starts when the one before it has called connect; the second one 0.1 s later, unless
+    /// the first is served before
     #[arg(long, default_value = "5", value_name = "N")]
     clients: NonZeroUsize,
     /// Divides all times

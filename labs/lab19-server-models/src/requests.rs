@@ -54,7 +54,8 @@ fn ask(
     client.say("INFO", format_args!("Connected, sending request: {}", text(request)));
 
     // 36 bytes find room in the buffer of a new connection.
-    send(sock_fd, request, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT).map_err(|errno| End::Failed("send", errno))?;
+    send(sock_fd, request, MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT)
+        .map_err(|errno| End::Failed("send", errno))?;
     let (mut response, mut filled) = ([0; REQUEST_BYTES], 0);
     while filled < REQUEST_BYTES {
         client.wait(sock.as_fd(), PollFlags::POLLIN, timeout)?;

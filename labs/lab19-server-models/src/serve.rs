@@ -144,9 +144,7 @@ pub fn begin_service(client_sock: &Socket, client_addr: SocketAddr, serving: &Se
     greet(client_sock, client_addr, serving);
     send(client_sock.as_raw_fd(), b"1", MsgFlags::MSG_NOSIGNAL)?;
     client_sock.shutdown(Shutdown::Write).map_err(errno)?; // ENOTCONN: a reset was the answer to that byte
-    serving
-        .log
-        .line(format_args!("Service offered, client {} is using a service ...", serving.client(client_addr)));
+    serving.log.line(format_args!("Service offered, client {} is using a service ...", serving.client(client_addr)));
     Ok(())
 }
 

@@ -20,6 +20,11 @@ use socket2::{Domain, Socket, Type};
 
 use crate::{SimulatorArgs, serve::errno, timeline};
 
+/// A thread needs far less to reach its connect.
+const CONNECT_CALL: Duration = Duration::from_secs(5);
+/// In a terminal: who is not served by then may wait for long.
+const HEAD_START: Duration = Duration::from_millis(100);
+
 /// What a client does at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Phase {
@@ -70,7 +75,7 @@ enum Message {
     Line(Line),
     /// This client's SYN is on its way.
     Connects(usize),
-    /// A client ended before that.
+    /// This client has the service, or its end.
     Done(usize),
 }
 
@@ -91,6 +96,9 @@ impl Client<'_> {
 
     pub fn begins(&mut self, phase: Phase) {
         self.row.phases.push((phase, self.start.elapsed()));
+        if phase == Phase::Served {
+            let _ = self.messages.send(Message::Done(self.number));
+        }
     }
 
     /// socket and connect, with a time limit as Python's settimeout: for this call alone.
@@ -151,14 +159,23 @@ impl Client<'_> {
     }
 }
 
+/// What there is to simulate.
+pub struct Setting<'a> {
+    pub clients: usize,
+    pub stop: Option<&'a Stop>,
+    /// So long the first client may take to be served before the second one starts. In the lecture's logs it is served
+    /// by then; else its connection would still be in the accept queue, and take the place of another.
+    pub head_start: Duration,
+}
+
 /// Runs all clients to their end. `each` is what one of them does; `tell` hears every line, in the thread that calls.
 pub fn simulate(
-    clients: usize,
-    stop: Option<&Stop>,
+    setting: &Setting,
     each: impl Fn(&mut Client) -> Result<(), End> + Sync,
     mut before: impl FnMut(usize),
     mut tell: impl FnMut(Line),
 ) -> Result<Vec<Row>> {
+    let Setting { clients, stop, head_start } = *setting;
     let (messages, inbox) = channel();
     let mut start = Instant::now();
     thread::scope(|scope| {
@@ -195,11 +212,14 @@ pub fn simulate(
             let thread = thread::Builder::new().name(name).spawn_scoped(scope, run);
             threads.push(thread.context("cannot start a thread; see the limit: ulimit -u")?);
             // The next client's SYN comes after this one's, as in the lecture's logs.
-            for message in inbox.iter() {
-                match message {
-                    Message::Line(line) => tell(line),
-                    Message::Connects(who) | Message::Done(who) if who == number => break,
-                    Message::Connects(_) | Message::Done(_) => {}
+            let mut patience = Patience::new(CONNECT_CALL);
+            while !patience.is_over() {
+                match inbox.recv_timeout(patience.step()) {
+                    Ok(Message::Line(line)) => tell(line),
+                    Ok(Message::Connects(who)) if who == number && number > 1 => break,
+                    Ok(Message::Connects(who)) if who == number => patience = Patience::new(head_start),
+                    Ok(Message::Done(who)) if who == number => break,
+                    Ok(Message::Connects(_) | Message::Done(_)) | Err(_) => {}
                 }
             }
         }
@@ -215,19 +235,16 @@ pub fn simulate(
 }
 
 /// A simulator in a terminal: its lines, its timeline, its picture.
-pub fn run(
-    args: &SimulatorArgs,
-    stop: &Stop,
-    each: impl Fn(&mut Client) -> Result<(), End> + Sync,
-) -> Result<()> {
+pub fn run(args: &SimulatorArgs, stop: &Stop, each: impl Fn(&mut Client) -> Result<(), End> + Sync) -> Result<()> {
     let mut screen = Screen::new();
     let mut asking = Screen::new();
     let mut pause = shared::Pause::new(args.pause, stop);
+    let setting = Setting { clients: args.clients.get(), stop: Some(stop), head_start: HEAD_START };
     let before = |number| pause.before(&mut asking, format_args!("Thread-{number}: connect({})", args.address));
     let tell = |Line { at, name, level, text }: Line| {
         screen.line(format_args!("{:8.3} ({name}) {level} {text}", at.as_secs_f64()));
     };
-    let rows = simulate(args.clients.get(), Some(stop), each, before, tell)?;
+    let rows = simulate(&setting, each, before, tell)?;
     if let Some(End::Failed("connect", errno)) = all_ended_so(&rows) {
         return Ok(Err(errno).at("connect", args.address)?); // nobody is there: an error like any client's, with its hint
     }

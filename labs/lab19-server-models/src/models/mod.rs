@@ -15,7 +15,7 @@ mod thread_per_socket;
 use std::os::fd::AsRawFd;
 
 use anyhow::{Context, Result, bail};
-use clap::{Parser, ValueEnum, error::ErrorKind};
+use clap::{CommandFactory, ValueEnum, error::ErrorKind};
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
 
@@ -58,9 +58,9 @@ impl Model {
         }
     }
 
-    /// Whether its groups divide the steps of a request: then there must be one.
+    /// Whether it takes the steps of a request apart: then there must be one.
     fn only_requests(self) -> bool {
-        matches!(self, Model::Pipeline | Model::Delegation | Model::Processes)
+        self.service() == Service::Requests
     }
 }
 
@@ -100,14 +100,12 @@ pub fn run(args: &ServerArgs) -> Result<()> {
 fn check(args: &ServerArgs) {
     let wrong = match args.model {
         model if model.only_requests() && args.service == Some(Service::Connections) => {
-            "this model divides the steps of a request: without --service connections"
+            "this model takes the steps of a request apart: without --service connections"
         }
         model if model != Model::Pool && args.panic_on.is_some() => "--panic-on is for the model pool",
         _ => return,
     };
-    let mut command = <Cli as clap::CommandFactory>::command();
-    let _ = Cli::parse; // its command line is what the error speaks of
-    command.error(ErrorKind::ArgumentConflict, wrong).exit()
+    Cli::command().error(ErrorKind::ArgumentConflict, wrong).exit()
 }
 
 /// The four calls that every model begins with.

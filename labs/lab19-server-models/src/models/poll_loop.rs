@@ -19,8 +19,8 @@ use super::before_accept;
 use crate::{
     Service,
     serve::{
-        ACCEPT_AGAIN_MS, Accepted, REQUEST_BYTES, Request, Serving, accept_now, begin_service, delay, end_service, greet,
-        handle_request, send_response, tell_end,
+        ACCEPT_AGAIN_MS, Accepted, REQUEST_BYTES, Request, Serving, accept_now, begin_service, delay, end_service,
+        greet, handle_request, send_response, tell_end,
     },
 };
 

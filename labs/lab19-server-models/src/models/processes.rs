@@ -37,7 +37,8 @@ pub fn serve(listen_sock: Socket, serving: &Serving, pause: &mut Pause) -> Resul
     thread::scope(|scope| {
         let mut workers = Vec::new();
         let successors = || children.replace_until_ctrl_c(serving).unwrap_or_else(|error| serving.log.always(error));
-        workers.push(thread::Builder::new().name("Children".into()).spawn_scoped(scope, successors).context(NO_THREAD)?);
+        workers
+            .push(thread::Builder::new().name("Children".into()).spawn_scoped(scope, successors).context(NO_THREAD)?);
         let mut serve = || -> Result<()> {
             for number in 1..=serving.args.workers {
                 let receive = move || {
@@ -50,7 +51,9 @@ pub fn serve(listen_sock: Socket, serving: &Serving, pause: &mut Pause) -> Resul
                                 waits.insert(number, (client_sock, client_addr));
                                 drop(waits);
                                 // Waits while the kernel's queue is full; the handlers empty it.
-                                while send(requests.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL) == Err(Errno::EINTR) {}
+                                while send(requests.as_raw_fd(), &message, MsgFlags::MSG_NOSIGNAL) == Err(Errno::EINTR)
+                                {
+                                }
                             }
                             Ok(None) => break, // Ctrl-C
                             Err(errno) => tell_end(Err(errno), client_addr, serving),
