@@ -130,10 +130,12 @@ struct SimulatorArgs {
     /// The server's address
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
-    /// Clients, a thread each. Each starts when the one before it has called connect; the second one 0.1 s later, unless
-    /// the first is served before
+    /// Clients, a thread each. The second one starts when the first is served, or after 0.1 s
     #[arg(long, default_value = "5", value_name = "N")]
     clients: NonZeroUsize,
+    /// Between the starts of two clients; --speed does not divide it
+    #[arg(long, default_value = "0.005", value_name = "SECONDS", value_parser = seconds)]
+    gap: Duration,
     /// Divides all times
     #[arg(long, default_value = "1", value_parser = speed)]
     speed: f64,

@@ -166,6 +166,8 @@ pub struct Setting<'a> {
     /// So long the first client may take to be served before the second one starts. In the lecture's logs it is served
     /// by then; else its connection would still be in the accept queue, and take the place of another.
     pub head_start: Duration,
+    /// Between two clients.
+    pub gap: Duration,
 }
 
 /// Runs all clients to their end. `each` is what one of them does; `tell` hears every line, in the thread that calls.
@@ -175,7 +177,7 @@ pub fn simulate(
     mut before: impl FnMut(usize),
     mut tell: impl FnMut(Line),
 ) -> Result<Vec<Row>> {
-    let Setting { clients, stop, head_start } = *setting;
+    let Setting { clients, stop, head_start, gap } = *setting;
     let (messages, inbox) = channel();
     let mut start = Instant::now();
     thread::scope(|scope| {
@@ -216,9 +218,10 @@ pub fn simulate(
             while !patience.is_over() {
                 match inbox.recv_timeout(patience.step()) {
                     Ok(Message::Line(line)) => tell(line),
-                    Ok(Message::Connects(who)) if who == number && number > 1 => break,
-                    Ok(Message::Connects(who)) if who == number => patience = Patience::new(head_start),
-                    Ok(Message::Done(who)) if who == number => break,
+                    Ok(Message::Connects(who)) if who == number => {
+                        patience = Patience::new(if number == 1 { head_start.max(gap) } else { gap });
+                    }
+                    Ok(Message::Done(who)) if who == number && number == 1 => patience = Patience::new(gap),
                     Ok(Message::Connects(_) | Message::Done(_)) | Err(_) => {}
                 }
             }
@@ -239,7 +242,7 @@ pub fn run(args: &SimulatorArgs, stop: &Stop, each: impl Fn(&mut Client) -> Resu
     let mut screen = Screen::new();
     let mut asking = Screen::new();
     let mut pause = shared::Pause::new(args.pause, stop);
-    let setting = Setting { clients: args.clients.get(), stop: Some(stop), head_start: HEAD_START };
+    let setting = Setting { clients: args.clients.get(), stop: Some(stop), head_start: HEAD_START, gap: args.gap };
     let before = |number| pause.before(&mut asking, format_args!("Thread-{number}: connect({})", args.address));
     let tell = |Line { at, name, level, text }: Line| {
         screen.line(format_args!("{:8.3} ({name}) {level} {text}", at.as_secs_f64()));

@@ -51,8 +51,9 @@ pub fn serve(listen_sock: Socket, serving: &Serving, pause: &mut Pause) -> Resul
         });
         let again = full.then(|| Instant::now() + Duration::from_millis(ACCEPT_AGAIN_MS.into()));
         let timeout = next.chain(again).min().map_or(PollTimeout::NONE, |until| {
-            let left = until.saturating_duration_since(Instant::now()) + Duration::from_millis(1);
-            PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            let left = until.saturating_duration_since(Instant::now());
+            let rounded_up = if left.is_zero() { left } else { left + Duration::from_millis(1) }; // poll counts milliseconds
+            PollTimeout::try_from(rounded_up).unwrap_or(PollTimeout::MAX)
         });
         let mut fds = vec![PollFd::new(serving.stop.as_fd(), PollFlags::POLLIN)];
         // While no descriptor is free, the listener would only be readable again and again.
