@@ -25,6 +25,9 @@ const CONNECT_CALL: Duration = Duration::from_secs(5);
 /// In a terminal: who is not served by then may wait for long.
 const HEAD_START: Duration = Duration::from_millis(100);
 
+/// Between two looks at a client's patience.
+const STEP: Duration = Duration::from_millis(40);
+
 /// What a client does at a moment.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Phase {
@@ -128,8 +131,7 @@ impl Client<'_> {
         loop {
             let mut fds = vec![PollFd::new(fd, events)];
             fds.extend(self.stop.map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
-            let step = patience.step() + Duration::from_millis(1); // poll counts milliseconds
-            let _ = poll(&mut fds, PollTimeout::try_from(step).unwrap_or(PollTimeout::MAX)); // after EINTR it is asked again
+            let _ = poll(&mut fds, step(&patience)); // after EINTR it is asked again
             if fds[0].any() == Some(true) {
                 return Ok(());
             }
@@ -147,8 +149,7 @@ impl Client<'_> {
         let mut patience = Patience::new(time);
         loop {
             let mut fds: Vec<_> = self.stop.iter().map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)).collect();
-            let step = patience.step() + Duration::from_millis(1);
-            let _ = poll(&mut fds, PollTimeout::try_from(step).unwrap_or(PollTimeout::MAX));
+            let _ = poll(&mut fds, step(&patience));
             if self.stop.is_some_and(Stop::requested) {
                 return Err(End::Stopped);
             }
@@ -168,6 +169,11 @@ pub struct Setting<'a> {
     pub head_start: Duration,
     /// Between two clients.
     pub gap: Duration,
+}
+
+/// Short enough for Patience to count all of it, on a busy machine, too.
+fn step(patience: &Patience) -> PollTimeout {
+    PollTimeout::try_from(patience.step().min(STEP)).unwrap_or(PollTimeout::ZERO)
 }
 
 /// Runs all clients to their end. `each` is what one of them does; `tell` hears every line, in the thread that calls.
