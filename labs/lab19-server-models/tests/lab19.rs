@@ -116,6 +116,30 @@ fn an_ordinary_account_cannot_have_a_privileged_port() {
 }
 
 #[test]
+fn the_demo_leaves_no_process_behind_even_when_it_is_killed() {
+    let mark = format!("LAB19_TEST={}", std::process::id());
+    let (name, value) = mark.split_once('=').unwrap();
+    let command = |id| {
+        let mut command = Command::new(LAB);
+        command.arg(id).env(name, value);
+        command
+    };
+    // Whatever the demo started has inherited the mark.
+    let left = || {
+        let entries = fs::read_dir("/proc").unwrap();
+        let environs = entries.filter_map(|entry| fs::read(entry.ok()?.path().join("environ")).ok());
+        environs.filter(|environ| String::from_utf8_lossy(environ).contains(&mark)).count()
+    };
+    assert_eq!(run(&mut command("one-dies")).code(), 0);
+    assert_eq!(left(), 0);
+    let mut killed = Role::spawn(&mut command("wait-5-stay-30")).unwrap();
+    killed.wait_for("Thread-1  Service available!").unwrap();
+    assert_eq!(left(), 2);
+    drop(killed); // SIGKILL
+    wait_until("the end of the server", LIMIT, || Ok((left() == 0).then_some(()))).unwrap();
+}
+
+#[test]
 fn every_model_serves_the_clients_of_its_simulator() {
     for model in MODELS {
         let (mut server, addr) = server(model, &["--workers", "2", "--speed", "50"]);

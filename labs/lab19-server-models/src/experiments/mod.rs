@@ -15,8 +15,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use kernel::{
-    NotSeen, Pair, Patience,
-    need::{BACKLOGS, DESCRIPTORS, LOOPBACK, PORTS},
+    Need, NotSeen, Pair, Patience,
+    need::{BACKLOGS, DESCRIPTORS, LOOPBACK, PORTS, setting},
 };
 use nix::{
     errno::Errno,
@@ -29,6 +29,13 @@ use socket2::{Domain, Socket, Type};
 /// How long a state or an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);
 
+/// The last of five clients gets in with its third repetition.
+const SYN_RETRIES: Need = Need {
+    what: "net.ipv4.tcp_syn_retries of 3 or more",
+    provided_by: "sysctl -w net.ipv4.tcp_syn_retries=6",
+    met: || setting("net/ipv4/tcp_syn_retries").first().is_none_or(|retries| *retries >= 3),
+};
+
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "each server is a process of its own",
@@ -40,7 +47,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 10,
             claim: "Five clients come at once. Each stays 5 s and waits for 15 s: four are served, the last has left.",
             source: "notes ch.4, Testing the servers with client's simulator, Figures 4.6 and 4.7",
-            needs: &[],
+            needs: &[SYN_RETRIES],
             play: figures::figure_4_6,
         },
         Experiment {
