@@ -31,10 +31,15 @@ pub fn run(args: &ConnectionsArgs) -> Result<ExitCode> {
     let (clients, addr) = (args.simulator.clients, args.simulator.address);
     screen.line("(MainThread) INFO Application start");
     screen.line(format_args!("(MainThread) INFO {clients} clients will connect to {addr} ..."));
-    screen.line(format_args!("(MainThread) DEBUG Connection timeout {} sec", timeout.as_secs_f64()));
-    screen.line(format_args!("(MainThread) DEBUG Stay connected for {} sec", stay.as_secs_f64()));
+    screen.line(format_args!("(MainThread) DEBUG Connection timeout {} sec", two_decimals(timeout)));
+    screen.line(format_args!("(MainThread) DEBUG Stay connected for {} sec", two_decimals(stay)));
     simulator::run(&args.simulator, &stop, |client| connect_to_server(client, addr, timeout, stay))?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Seconds as people write them: 5, 1.25, 0.33.
+pub fn two_decimals(time: Duration) -> f64 {
+    (time.as_secs_f64() * 100.0).round() / 100.0
 }
 
 /// One client. Its patience counts for each call by itself, as the lecture's settimeout: first connect, then recv.
@@ -54,7 +59,7 @@ pub fn connect_to_server(
         Err(errno) => return Err(End::Failed("recv", errno)),
     }
     client.begins(Phase::Served);
-    client.say("INFO", format_args!("Service available! Keeping it busy for {} sec ...", stay.as_secs_f64()));
+    client.say("INFO", format_args!("Service available! Keeping it busy for {} sec ...", two_decimals(stay)));
     client.stay(stay)?;
     client.say("INFO", "Finished using a service ...");
     match sock.shutdown(Shutdown::Write).map_err(errno) {

@@ -18,6 +18,7 @@ use shared::{Screen, Stop};
 
 use crate::{
     RequestsArgs,
+    connections::two_decimals,
     serve::{REQUEST_BYTES, Request, padded, text},
     simulator::{self, Client, End, Phase},
 };
@@ -32,7 +33,7 @@ pub fn run(args: &RequestsArgs) -> Result<ExitCode> {
     let (clients, addr) = (args.simulator.clients, args.simulator.address);
     screen.line("(MainThread) INFO Application start");
     screen.line(format_args!("(MainThread) INFO {clients} clients will connect to {addr} ..."));
-    screen.line(format_args!("(MainThread) DEBUG Connection timeout {} sec", timeout.as_secs_f64()));
+    screen.line(format_args!("(MainThread) DEBUG Connection timeout {} sec", two_decimals(timeout)));
     simulator::run(&args.simulator, &stop, |client| {
         let id = || fs::read_to_string(RANDOM_ID).unwrap_or_else(|_| format!("client {}", client.number));
         let request = args.factor.map_or_else(|| padded(id().trim()), padded);

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::simulator::{End, Phase, Row};
 
 /// What the characters mean.
-pub const LEGEND: &str = ". connecting   - waiting   = served   | left   x gave up";
+pub const LEGEND: &str = "_ absent  . connecting  - waiting  = served  | left  x gave up";
 /// Room for the bars; a name stands before them, and a few words behind.
 const COLUMNS: usize = 54;
 /// The picture's measures.
@@ -94,9 +94,8 @@ fn bar(row: &Row, total: Duration) -> String {
             Phase::Waiting => '-',
             Phase::Served => '=',
         };
-        // A client waits before its first phase begins, too.
-        let blank = column(*from).saturating_sub(bar.len());
-        bar.extend(std::iter::repeat_n(' ', blank));
+        let absent = column(*from).saturating_sub(bar.len());
+        bar.extend(std::iter::repeat_n('_', absent));
         let long = column(to).saturating_sub(bar.len());
         bar.extend(std::iter::repeat_n(character, long));
     }

@@ -335,7 +335,7 @@ fn ctrl_c_ends_a_simulator_with_its_timeline() {
         let mut simulator = Role::spawn(Command::new(LAB).args([role, &addr.to_string()])).unwrap();
         simulator.wait_for(line).unwrap();
         signal(&simulator, Signal::SIGINT);
-        simulator.wait_for("timeline  . connecting").unwrap();
+        simulator.wait_for("timeline  _ absent").unwrap();
         simulator.wait_for(" interrupted\n").unwrap();
         ends_well(&mut simulator);
     }

@@ -8,7 +8,7 @@ use shared::{Predicts, Role, Stage, Verdict};
 
 use super::{LIMIT, connected, listener, served, server};
 use crate::{
-    connections::connect_to_server,
+    connections::{connect_to_server, two_decimals},
     simulator::{End, Line, Phase, Row, Setting, simulate},
     timeline,
 };
@@ -34,7 +34,7 @@ const RUNS: usize = 3;
 /// Five clients at once. Prints what each of them learns, and the timeline.
 fn five_clients(stage: &mut Stage, server_addr: SocketAddr, wait_s: f64, stay_s: f64, speed: f64) -> Result<Vec<Row>> {
     let [wait, stay] = [wait_s, stay_s].map(|seconds| Duration::from_secs_f64(seconds / speed));
-    let (wait_now, stay_now) = (wait.as_secs_f64(), stay.as_secs_f64());
+    let (wait_now, stay_now) = (two_decimals(wait), two_decimals(stay));
     stage.say("speed", format_args!("{speed}: they wait {wait_s} s / {speed} = {wait_now} s, stay {stay_now} s"));
     let tell = |Line { name, text, .. }: Line| {
         if text.starts_with("Service") || text.starts_with("Timeout") {
@@ -104,7 +104,7 @@ pub fn figure_4_6(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         count_served(&rows),
-        "a full queue drops the SYN; who gets in later has all his patience anew for recv",
+        "a full queue drops the SYN; once connected, the time-out starts anew for recv",
     )
 }
 
