@@ -24,4 +24,4 @@ pub use self::{
     stage::{Predicts, Question, Stage, Verdict},
 };
 #[cfg(target_os = "linux")]
-pub use roles::{At, CallError, Pause, Place, Role, Screen, Stop, address, destination, escaped, returned};
+pub use roles::{At, CallError, Pause, Place, Role, Screen, SplitMix64, Stop, address, destination, escaped, returned};

@@ -22,28 +22,24 @@ pub fn wait_for(stop: &Stop, fd: BorrowedFd, timeout: PollTimeout) -> Result<boo
 
 /// The error with a command for what only datagrams know; other errors have their hint from the helper crate.
 pub fn hinted(error: CallError) -> Error {
-    let (lab, address) = (crate::LAB, &error.address);
+    let address = &error.address;
     let host = address.rsplit_once(':').map_or("", |(host, _)| host).trim_matches(['[', ']']);
     let hint = match (error.call, error.errno) {
-        ("sendto" | "send", Some(Errno::EMSGSIZE)) => {
-            format!("see how much fits: cargo run -p {lab} -- demo largest")
-        }
+        ("sendto" | "send", Some(Errno::EMSGSIZE)) => "see how much fits: cargo lab03 demo largest".into(),
         ("sendto" | "connect", Some(Errno::EACCES)) => {
-            format!("if all are meant, say so: cargo run -p {lab} -- send {address} --broadcast")
+            format!("if all are meant, say so: cargo lab03 send {address} --broadcast")
         }
         ("sendto" | "connect", Some(Errno::EINVAL)) => {
-            format!(
-                "a socket bound to 127.0.0.1 sends nothing to other machines: cargo run -p {lab} -- send {address} --unbound"
-            )
+            format!("a socket bound to 127.0.0.1 sends nothing to other machines: cargo lab03 send {address} --unbound")
         }
         ("sendto", Some(Errno::ENETUNREACH | Errno::EHOSTUNREACH)) => {
             format!("see the way there: ip route get {host}")
         }
         ("send", Some(Errno::ECONNREFUSED)) => {
-            format!("nobody has that port; start the receiver: cargo run -p {lab} -- receive {address}")
+            format!("nobody has that port; start the receiver: cargo lab03 receive {address}")
         }
         ("recvmsg", Some(Errno::EAGAIN)) => {
-            format!("nothing came in time; send something: cargo run -p {lab} -- send {address}")
+            format!("nothing came in time; send something: cargo lab03 send {address}")
         }
         _ => return error.into(),
     };

@@ -173,7 +173,7 @@ fn the_largest_datagram_arrives_and_one_byte_more_is_refused() {
     let refused = send(addr, &["--message", &"x".repeat(65_508)]);
     assert_eq!(refused.code(), 1);
     let expected = format!(
-        "lab03: sendto {addr}: EMSGSIZE (90) Message too long\n  hint: see how much fits: cargo run -p lab03-datagram -- demo largest\n"
+        "lab03: sendto {addr}: EMSGSIZE (90) Message too long\n  hint: see how much fits: cargo lab03 demo largest\n"
     );
     assert_eq!(refused.stderr, expected);
 }
@@ -186,7 +186,7 @@ fn only_a_connected_sender_hears_that_nobody_is_there() {
     let refused = send(addr, &["--connect", "--count", "2"]);
     assert_eq!((refused.code(), refused.stdout.matches("Sent message to").count()), (1, 1), "{refused:?}");
     let expected = format!(
-        "lab03: send {addr}: ECONNREFUSED (111) Connection refused\n  hint: nobody has that port; start the receiver: cargo run -p lab03-datagram -- receive {addr}\n"
+        "lab03: send {addr}: ECONNREFUSED (111) Connection refused\n  hint: nobody has that port; start the receiver: cargo lab03 receive {addr}\n"
     );
     assert_eq!(refused.stderr, expected);
     let (mut receive, addr) = receive(&[]);

@@ -106,13 +106,13 @@ fn writable(sock: &Socket, stop: &Stop) -> bool {
 
 /// The error with a command for what this program alone knows; others have their hint from the helper crate.
 fn hinted(error: CallError) -> Error {
-    let (lab, address) = (crate::LAB, &error.address);
+    let address = &error.address;
     match (error.call, error.errno) {
-        ("connect", Some(Errno::ECONNREFUSED)) => anyhow!(
-            "{error}\n  hint: nobody listens there; start the receiver first: cargo run -p {lab} -- receive {address}"
-        ),
+        ("connect", Some(Errno::ECONNREFUSED)) => {
+            anyhow!("{error}\n  hint: nobody listens there; start the receiver first: cargo lab08 receive {address}")
+        }
         ("send", Some(Errno::ECONNRESET | Errno::EPIPE)) => {
-            anyhow!("{error}\n  hint: how much had arrived is unknown, and why: cargo run -p {lab} -- demo delivered")
+            anyhow!("{error}\n  hint: how much had arrived is unknown, and why: cargo lab08 demo delivered")
         }
         _ => error.into(),
     }

@@ -11,7 +11,7 @@ use std::{
 
 use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
 use nix::sys::signal::Signal;
-use testkit::{Demo, Role, ends_well, failed, have, root, run, signal, skip_without};
+use testkit::{Demo, Role, ends_well, failed, have, root, run, signal, skip_without, step};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab09-shutdown");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -217,24 +217,7 @@ fn foreign_clients_that_half_close_get_their_answer() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "5 bytes received\n");
-    let port = addr.port().to_string();
-    let socat = format!("TCP4:{addr}");
-    let python = "import socket,sys\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\ns.sendall(sys.stdin.buffer.read())\ns.shutdown(socket.SHUT_WR)\nprint(s.makefile().read(),end='')";
-    for (tool, args) in [
-        ("nc", vec!["-N", "127.0.0.1", &port]),
-        ("ncat", vec!["127.0.0.1", &port]),
-        ("socat", vec!["-t10", "-", &socat]),
-        ("python3", vec!["-c", python, &port]),
-    ] {
-        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat python3") {
-            continue;
-        }
-        let mut peer = Role::spawn(Command::new(tool).args(args)).unwrap();
-        peer.type_line("eleven byte").unwrap();
-        peer.input = None;
-        peer.wait_for("12 bytes received\n").unwrap();
-        peer.wait_for_end().unwrap();
-    }
+    testkit::assert_foreign_clients_get(addr, "eleven byte", "12 bytes received\n");
 }
 
 #[test]
@@ -287,12 +270,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 #[test]
 fn pause_waits_before_each_call() {
     let start = |args: &[&str]| Role::spawn(Command::new(LAB).args(args).arg("--pause")).unwrap();
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = start(&["server", "127.0.0.1:0"]);
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind("]);
     let line = server.line_with("Socket is bound to ").unwrap();

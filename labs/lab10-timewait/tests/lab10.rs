@@ -13,7 +13,7 @@ use kernel::{Pair, State, namespace::NAMESPACE, wait_for_state};
 use nix::sys::signal::Signal;
 use socket2::{Domain, Socket, Type};
 use testkit::{
-    Demo, Role, TempDir, ends_well, have, interrupt, one_processor, path_with, root, run, signal, skip_without,
+    Demo, Role, TempDir, ends_well, have, interrupt, one_processor, path_with, root, run, signal, skip_without, step,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab10-timewait");
@@ -289,12 +289,6 @@ fn timewait_sh_says_so_where_there_is_none_and_ends_well_when_told_to() {
 #[test]
 fn pause_waits_before_each_call() {
     let start = |args: &[&str]| Role::spawn(Command::new(LAB).args(args).arg("--pause")).unwrap();
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = start(&["server", "127.0.0.1:0"]);
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind("]);
     let line = server.line_with("Socket is bound to ").unwrap();

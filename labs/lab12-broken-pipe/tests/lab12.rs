@@ -11,7 +11,7 @@ use std::{
 
 use kernel::{Pair, State, tcp_socket, wait_for_state, wait_until};
 use nix::sys::signal::Signal;
-use testkit::{Demo, Role, ends_well, failed, have, interrupt, root, run, signal, skip_without};
+use testkit::{Demo, Role, ends_well, failed, have, interrupt, root, run, signal, skip_without, step};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab12-broken-pipe");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -293,12 +293,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 #[test]
 fn pause_waits_before_each_call() {
     let start = |args: &[&str]| Role::spawn(Command::new(LAB).args(args).arg("--pause")).unwrap();
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = start(&["server", "127.0.0.1:0"]);
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind("]);
     let line = server.line_with("Socket is bound to ").unwrap();

@@ -114,9 +114,9 @@ fn wait(sock: &Socket, events: PollFlags, deadline: Option<Duration>, stopping: 
         let stopped = stopping.requested();
         let limit = if stopped { Some(LAST_WORDS) } else { deadline };
         let timeout = limit.map_or(PollTimeout::NONE, |limit| PollTimeout::try_from(limit).unwrap_or(PollTimeout::MAX));
-        let mut fds = vec![PollFd::new(sock.as_fd(), events)];
-        fds.extend((!stopped).then(|| PollFd::new(stopping.stop().as_fd(), PollFlags::POLLIN)));
-        match poll(&mut fds, timeout) {
+        let mut fds = [PollFd::new(sock.as_fd(), events), PollFd::new(stopping.stop().as_fd(), PollFlags::POLLIN)];
+        let polled = if stopped { 1 } else { 2 };
+        match poll(&mut fds[..polled], timeout) {
             Ok(0) => return Some(if stopped { End::Stopped } else { End::Deadline }),
             Ok(_) if fds[0].any() == Some(true) => return None,
             Ok(_) => stopping.note(), // Ctrl-C: once more, for the last words

@@ -22,12 +22,14 @@ use socket2::{Domain, Socket, Type};
 
 use crate::LoadArgs;
 
-/// The bytes of a request: one of these lengths, in turns. The longest needs several calls of recv.
+/// The bytes of a request without `--length`: these lengths in turns. The longest needs several calls of recv.
 const LENGTHS: [usize; 4] = [1, 36, 512, 20_000];
 /// An echo that takes longer is lost.
 const ECHO_LIMIT: Duration = Duration::from_secs(10);
 /// One client of so many resets its connections, with `--resets`.
 const RESETS_ONE_OF: usize = 10;
+/// So many failures get a line each.
+const TOLD: usize = 5;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -98,7 +100,10 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
         screen.line(format_args!("{} connections reset by this program", tally.resets.load(Ordering::Relaxed)));
     }
     screen.line(format_args!("{} echoes lost", failures.len()));
-    failures.iter().take(5).for_each(|failure| screen.line(format_args!("lost: {failure:#}")));
+    failures.iter().take(TOLD).for_each(|failure| screen.line(format_args!("lost: {failure:#}")));
+    if failures.len() > TOLD {
+        screen.line(format_args!("and {} more", failures.len() - TOLD));
+    }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -121,7 +126,8 @@ fn client(
         if stop.requested() || end.map_or(turn >= args.requests.get(), |end| Instant::now() >= end) {
             break Ok(());
         }
-        let request: Vec<u8> = (0..LENGTHS[turn % LENGTHS.len()]).map(|at| (number + turn + at) as u8).collect();
+        let length = args.length.map_or(LENGTHS[turn % LENGTHS.len()], |length| length as usize);
+        let request: Vec<u8> = (0..length).map(|at| (number + turn + at) as u8).collect();
         let sock = match kept.take().map_or_else(|| connected(args.address), Ok) {
             Ok(sock) => sock,
             Err(error) => break Err(error),
@@ -153,7 +159,7 @@ fn connected(addr: SocketAddr) -> Result<Socket> {
     Ok(sock)
 }
 
-/// Sends a request and compares what comes back. Short requests fit into both buffers, so one end may wait for the other.
+/// Sends a request and compares what comes back. A request fits into both buffers, so one end may wait for the other.
 fn echoed(sock: &Socket, request: &[u8]) -> Result<()> {
     send_all(sock, request)?;
     let (mut echo, mut buffer) = (Vec::<u8>::new(), vec![0; request.len()]);

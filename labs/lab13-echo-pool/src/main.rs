@@ -33,6 +33,8 @@ use shared::{DemoArgs, Place, SheetArgs};
 const LAB: &str = env!("CARGO_PKG_NAME");
 /// The manual's port.
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+/// The longest request of a load: it fits into the buffers of both ends.
+const MOST_BYTES: i64 = 65_536;
 const EXAMPLES: &str = "\
 Examples:
   lab13-echo-pool                            play all experiments
@@ -41,6 +43,7 @@ Examples:
   lab13-echo-pool server-multi 8080 10 10    the manual's pool: 10 threads, a queue of 10
   lab13-echo-pool client localhost 8080      terminal 2, as the manual types it
   lab13-echo-pool load --clients 64 --seconds 10 --resets
+  lab13-echo-pool load --kept --length 36
   nc 127.0.0.1 8080                          any program that sends bytes is a client";
 
 #[derive(Parser)]
@@ -131,6 +134,9 @@ struct LoadArgs {
     /// So long instead of so many requests
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u16).range(1..))]
     seconds: Option<u16>,
+    /// The bytes of each request; else 1, 36, 512 and 20000 in turns
+    #[arg(long, value_name = "BYTES", value_parser = value_parser!(u32).range(1..=MOST_BYTES))]
+    length: Option<u32>,
     /// Keep the connection for all requests of a client; else a connection for each
     #[arg(long)]
     kept: bool,

@@ -12,7 +12,7 @@ use std::{
 use kernel::{State, tcp_sockets};
 use nix::sys::signal::Signal;
 use socket2::SockRef;
-use testkit::{Demo, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
+use testkit::{Demo, Role, descriptors, ends_well, failed, have, run, signal, skip_without, step, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab13-echo-pool");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -251,24 +251,7 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 #[test]
 fn foreign_clients_get_their_echo() {
     let (_server, addr) = server(&["server-multi", "0", "2", "2"]);
-    let port = addr.port().to_string();
-    let socat = format!("TCP4:{addr}");
-    let python = "import socket,sys\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\ns.sendall(sys.stdin.buffer.read())\ns.shutdown(socket.SHUT_WR)\nprint(s.makefile().read(),end='')";
-    for (tool, args) in [
-        ("nc", vec!["-N", "127.0.0.1", &port]),
-        ("ncat", vec!["127.0.0.1", &port]),
-        ("socat", vec!["-t10", "-", &socat]),
-        ("python3", vec!["-c", python, &port]),
-    ] {
-        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat python3") {
-            continue;
-        }
-        let mut peer = Role::spawn(Command::new(tool).args(args)).unwrap();
-        peer.type_line("Hello TCP").unwrap();
-        peer.input = None;
-        peer.wait_for("Hello TCP\n").unwrap();
-        peer.wait_for_end().unwrap();
-    }
+    testkit::assert_foreign_clients_get(addr, "Hello TCP", "Hello TCP\n");
 }
 
 #[test]
@@ -296,12 +279,6 @@ fn a_foreign_server_that_cuts_the_echo_is_noticed() {
 #[test]
 fn pause_waits_before_each_call() {
     let start = |args: &[&str]| Role::spawn(Command::new(LAB).args(args).arg("--pause")).unwrap();
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     for role in ["server-single", "server-multi"] {
         let mut server = start(&[role, "0"]);
         step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);

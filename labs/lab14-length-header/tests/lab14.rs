@@ -13,7 +13,7 @@ use std::{
 use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
-use testkit::{Demo, Role, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until};
+use testkit::{Demo, Role, descriptors, ends_well, failed, have, run, signal, skip_without, step, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab14-length-header");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -383,12 +383,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 #[test]
 fn pause_waits_before_each_call() {
     let start = |args: &[&str]| Role::spawn(Command::new(LAB).args(args).arg("--pause")).unwrap();
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = start(&["server", "0"]);
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);
     let line = server.line_with("[LISTENING] Server is listening on ").unwrap();

@@ -20,7 +20,7 @@ use nix::{
 use shared::{At, Pause, Screen, Stop, escaped};
 use socket2::{Domain, Socket, Type};
 
-use crate::{ClientArgs, DATAGRAM, LAB, place};
+use crate::{ClientArgs, DATAGRAM, place};
 
 /// One client, and whom it asks.
 struct Client<'a> {
@@ -143,7 +143,7 @@ impl Client<'_> {
     fn nobody(&self, call: &str) -> anyhow::Error {
         let addr = self.server_addr;
         anyhow!(
-            "{call} {addr}: ECONNREFUSED (111) Connection refused\n  hint: nobody has that port; start the server: cargo run -p {LAB} -- server {addr}"
+            "{call} {addr}: ECONNREFUSED (111) Connection refused\n  hint: nobody has that port; start the server: cargo lab15 server {addr}"
         )
     }
 

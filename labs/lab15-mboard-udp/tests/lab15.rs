@@ -10,7 +10,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use testkit::{Demo, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without};
+use testkit::{Demo, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, step};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab15-mboard-udp");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -413,12 +413,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 
 #[test]
 fn pause_waits_before_each_call() {
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_DGRAM, 0)", "bind("]);
     let line = server.line_with(" messages; requests to ").unwrap();

@@ -1,24 +1,7 @@
 //! What the relay does with each datagram: a series that depends on the seed and the rates, and on nothing else.
 
 use clap::{Args, value_parser};
-
-/// SplitMix64 by G. Steele, D. Lea and C. Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014;
-/// constants as in S. Vigna's splitmix64.c. As in lab04-chunks.
-pub struct SplitMix64(u64);
-
-impl SplitMix64 {
-    pub fn new(seed: u64) -> Self {
-        SplitMix64(seed)
-    }
-
-    pub fn draw(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-}
+use shared::SplitMix64;
 
 /// How many of a hundred datagrams meet each fate; the others pass.
 #[derive(Args, Clone, Copy, Debug, Default)]

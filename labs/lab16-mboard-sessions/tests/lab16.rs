@@ -12,7 +12,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use testkit::{Demo, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, wait_until};
+use testkit::{Demo, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, step, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab16-mboard-sessions");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -310,14 +310,14 @@ fn a_journal_keeps_what_was_confirmed_over_a_kill() {
     let folder = TempDir::new();
     let journal = folder.path().join("board");
     let options = ["--journal", journal.to_str().unwrap()];
-    for number in 1..=5 {
+    for number in 1..=30 {
         let (mut server, addr) = server(&options);
         publish(addr, &format!("message {number}"));
         signal(&server, Signal::SIGKILL);
         server.wait_for_end().unwrap();
     }
     let (_server, addr) = server(&options);
-    assert_eq!(board(addr), (1..=5).map(|number| format!("message {number}")).collect::<Vec<_>>());
+    assert_eq!(board(addr), (1..=30).map(|number| format!("message {number}")).collect::<Vec<_>>());
 }
 
 #[test]
@@ -425,12 +425,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 
 #[test]
 fn pause_waits_before_each_call() {
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_DGRAM, 0)", "setsockopt(", "bind("]);
     let line = server.line_with("Socket is bound to ").unwrap();

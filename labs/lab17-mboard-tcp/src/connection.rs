@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::Result;
+use anyhow::{Error, Result};
 use board::{Board, Code, now};
 use kernel::Patience;
 use nix::{
@@ -52,6 +52,8 @@ pub enum End {
     TooSlow(usize),
     /// The client did not take its answer in time.
     NeverReads,
+    /// The journal did not take the message, so the client gets no answer.
+    NotPublished(Error),
     Failed(&'static str, Errno),
     Stopped,
 }
@@ -63,6 +65,7 @@ impl fmt::Display for End {
             End::TooLong => write!(f, "the request is too long"),
             End::TooSlow(bytes) => write!(f, "no end of stream in time; {bytes} bytes had come"),
             End::NeverReads => write!(f, "did not take its answer in time"),
+            End::NotPublished(error) => write!(f, "not published, so not answered: {error:#}"),
             End::Failed(call, errno) => write!(f, "{call}: {errno:?} ({})", errno.desc()),
             End::Stopped => write!(f, "the server stops"),
         }
@@ -102,7 +105,7 @@ pub fn serve(
 
     let answer = match board.answer(&request, peer_addr, now()) {
         Ok(answer) => answer,
-        Err(_) => return End::Answered, // only a journal fails, and this board has none
+        Err(error) => return End::NotPublished(error), // the journal: its disk is full
     };
     let (mut rest, mut patience) = (&answer[..], Patience::new(limits.time));
     while !rest.is_empty() {

@@ -19,6 +19,7 @@ mod server;
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -35,6 +36,7 @@ Examples:
   lab17-mboard-tcp demo killed-halfway --pause    one of them, for the projector
   lab17-mboard-tcp server                         terminal 1: 127.0.0.1:7777
   lab17-mboard-tcp server --deadline 0            no time limit, as in the lecture
+  lab17-mboard-tcp server --journal FILE          what is confirmed survives the server
   lab17-mboard-tcp client                         terminal 2: all messages
   lab17-mboard-tcp client --publish 'Hello'       put a message on the board
   lab17-mboard-tcp client --publish - < FILE      a message of any bytes and any size
@@ -71,6 +73,9 @@ struct ServerArgs {
     /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose [default: 127.0.0.1:7777]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
+    /// Keep the messages in this file; a message is confirmed once it is on disk
+    #[arg(long, value_name = "FILE")]
+    journal: Option<PathBuf>,
     /// Seconds in which a request must be whole, and then its answer taken; 0: no limit, as in the lecture
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     deadline: u16,

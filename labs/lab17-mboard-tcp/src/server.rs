@@ -28,7 +28,10 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     let stop = Stop::on_signals()?;
     let mut pause = Pause::new(args.pause, &stop);
     let mut screen = Screen::new();
-    let mut board = Board::default();
+    let mut board = match &args.journal {
+        Some(file) => journal::open(file)?,
+        None => Board::default(),
+    };
     let limits = Limits::of(args)?;
 
     let family = if addr.is_ipv6() { "AF_INET6" } else { "AF_INET" };
@@ -47,7 +50,7 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     listen_sock.listen(BACKLOG).at("listen", addr)?;
     listen_sock.set_nonblocking(true).at("fcntl", addr)?; // accept(2): on some systems the client may be gone after poll
     let local_addr = listen_sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
-    screen.line(format_args!("The board has 0 messages; requests to {local_addr}"));
+    screen.line(format_args!("The board has {} messages; requests to {local_addr}", board.last(0).len()));
 
     let mut accepts = true; // false for a moment when there is no free descriptor
     loop {

@@ -13,7 +13,9 @@ use std::{
 use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
-use testkit::{Demo, Role, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, wait_until};
+use testkit::{
+    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, step, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab17-mboard-tcp");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -183,6 +185,27 @@ fn a_message_of_any_bytes_and_of_any_size_comes_from_standard_input() {
     typing.wait_for("Message Published\n").unwrap();
     ends_well(&mut typing);
     assert_eq!(texts(addr, &["--last", "1"]), ["two\\nlines \u{20ac}\\n"]);
+}
+
+#[test]
+fn kills_in_a_row_lose_nothing_that_was_confirmed() {
+    let folder = TempDir::new();
+    let file = folder.path().join("board.redb");
+    let journal = ["--journal", file.to_str().unwrap()];
+    let mut confirmed = Vec::new();
+    for round in 0..30 {
+        let (server, addr) = server(&journal);
+        let text = format!("round {round}");
+        assert_eq!(ask(addr, format!("1:{text}").as_bytes()), b"0:");
+        confirmed.push(text);
+        let mut half = foreign(addr);
+        half.write_all(b"1:perhaps").unwrap(); // on its way when the server dies
+        drop(server); // kill -9
+    }
+    let (_server, addr) = server(&journal);
+    assert_eq!(texts(addr, &[]), confirmed);
+    let (code, stderr) = failed(Command::new(LAB).args(["server", "0", "--journal"]).arg(&file)); // in use
+    assert!(code == 1 && stderr.starts_with("lab17: open the journal "), "{stderr}");
 }
 
 #[test]
@@ -393,12 +416,6 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 
 #[test]
 fn pause_waits_before_each_call() {
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);
     let line = server.line_with(" messages; requests to ").unwrap();

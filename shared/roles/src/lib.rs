@@ -3,12 +3,15 @@
 //! - [`address`], [`Place`]: where to bind or connect, as people type it
 //! - [`At`]: errors that name the call, the address and the errno
 //! - [`Screen`], [`Stop`], [`Pause`]: output, Ctrl-C, Enter before each call
+//! - [`SplitMix64`]: a series of numbers from a seed
 //! - [`Role`]: a lecture program as a child process
 
 #[cfg(target_os = "linux")]
 mod errors;
 #[cfg(target_os = "linux")]
 mod place;
+#[cfg(target_os = "linux")]
+mod random;
 #[cfg(target_os = "linux")]
 mod role;
 #[cfg(target_os = "linux")]
@@ -20,6 +23,7 @@ mod stop;
 pub use self::{
     errors::{At, CallError, returned},
     place::{Place, address, destination},
+    random::SplitMix64,
     role::{Role, end_with_parent},
     screen::{Screen, escaped},
     stop::{Pause, Stop},

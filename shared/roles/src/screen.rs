@@ -134,6 +134,13 @@ impl Screen {
     }
 }
 
+/// A program that ends at its prompt leaves the shell a line of its own.
+impl Drop for Screen {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
 /// Writes to standard output and flushes. A closed pipe ends the program quietly; `println!` would panic.
 fn write_or_end(text: impl Display) {
     if cfg!(test) {

@@ -10,6 +10,7 @@ mod terminal;
 use std::{
     env, fs,
     io::Read,
+    net::SocketAddr,
     os::unix::fs::PermissionsExt,
     os::unix::process::CommandExt,
     path::{Path, PathBuf},
@@ -247,6 +248,43 @@ pub fn ends_well(role: &mut Role) {
 pub fn interrupt(role: &mut Role) {
     signal(role, Signal::SIGINT);
     ends_well(role);
+}
+
+/// With `--pause`: waits for each of these calls to be announced, and presses Enter.
+///
+/// # Panics
+/// Another call comes, or none.
+pub fn step(role: &mut Role, calls: &[&str]) {
+    for call in calls {
+        role.wait_for(&format!("next: {call}")).unwrap();
+        role.type_line("").unwrap();
+    }
+}
+
+/// Other people's TCP clients type a line, close their sending side, and print `answer`.
+///
+/// # Panics
+/// One of them does not.
+pub fn assert_foreign_clients_get(addr: SocketAddr, line: &str, answer: &str) {
+    let port = addr.port().to_string();
+    let socat = format!("TCP4:{addr}");
+    let python = "import socket,sys\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n\
+                  s.sendall(sys.stdin.buffer.read())\ns.shutdown(socket.SHUT_WR)\nprint(s.makefile().read(),end='')";
+    for (tool, args) in [
+        ("nc", vec!["-N", "127.0.0.1", &port]),
+        ("ncat", vec!["127.0.0.1", &port]),
+        ("socat", vec!["-t10", "-", &socat]),
+        ("python3", vec!["-c", python, &port]),
+    ] {
+        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat python3") {
+            continue;
+        }
+        let mut peer = Role::spawn(Command::new(tool).args(args)).unwrap();
+        peer.type_line(line).unwrap();
+        peer.input = None;
+        peer.wait_for(answer).unwrap();
+        peer.wait_for_end().unwrap();
+    }
 }
 
 /// Ctrl-Z while the program waits for something, and fg; false if it had ended before.

@@ -101,10 +101,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab01-create -- hold    (or hold --type stream)"),
+        ("by hand", "cargo lab01 hold    (or hold --type stream)"),
         ("look", "ls -l /proc/PID/fd    with the PID that hold prints"),
         ("watch", "scripts/fds.sh PID"),
-        ("sheet", "cargo run -p lab01-create -- sheet"),
+        ("sheet", "cargo lab01 sheet"),
     ],
 };
 

@@ -34,7 +34,7 @@ const PRIVILEGED_PORTS: Need = Need {
 
 const ORDINARY_ACCOUNT: Need = Need {
     what: "an account without CAP_NET_BIND_SERVICE that may run this program",
-    provided_by: "play it as an ordinary account: cargo run -p lab02-bind -- demo below-1024",
+    provided_by: "play it as an ordinary account: cargo lab02 demo below-1024",
     met: || (geteuid().is_root() || !ports::may_bind_all_ports()) && ports::runs_as_ordinary_account(),
 };
 
@@ -132,10 +132,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab02-bind -- hold          (in two terminals)"),
-        ("", "cargo run -p lab02-bind -- hold --type stream   (is it in the table?)"),
+        ("by hand", "cargo lab02 hold                 (in two terminals)"),
+        ("", "cargo lab02 hold --type stream   (is it in the table?)"),
         ("watch", "scripts/states.sh 7777 --watch"),
-        ("sheet", "cargo run -p lab02-bind -- sheet"),
+        ("sheet", "cargo lab02 sheet"),
     ],
 };
 

@@ -109,10 +109,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab03-datagram -- receive"),
-        ("", "cargo run -p lab03-datagram -- send    (another terminal, or nc -u)"),
+        ("by hand", "cargo lab03 receive"),
+        ("", "cargo lab03 send    (another terminal, or nc -u)"),
         ("watch", "scripts/states.sh 7778 --watch"),
-        ("sheet", "cargo run -p lab03-datagram -- sheet"),
+        ("sheet", "cargo lab03 sheet"),
     ],
 };
 

@@ -122,12 +122,12 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab04-chunks -- receive"),
-        ("", "cargo run -p lab04-chunks -- relay --lose 41"),
-        ("", "cargo run -p lab04-chunks -- send --to 7779"),
+        ("by hand", "cargo lab04 receive"),
+        ("", "cargo lab04 relay --lose 41"),
+        ("", "cargo lab04 send --to 7779"),
         ("watch", "scripts/states.sh 7778 --watch"),
         ("measure", "cargo bench -p lab04-chunks"),
-        ("sheet", "cargo run -p lab04-chunks -- sheet"),
+        ("sheet", "cargo lab04 sheet"),
     ],
 };
 

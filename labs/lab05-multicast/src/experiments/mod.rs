@@ -132,10 +132,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab05-multicast -- receive    (two terminals)"),
-        ("", "cargo run -p lab05-multicast -- send"),
+        ("by hand", "cargo lab05 receive    (two terminals)"),
+        ("", "cargo lab05 send"),
         ("watch", "scripts/groups.sh 239.1.1.1"),
-        ("sheet", "cargo run -p lab05-multicast -- sheet"),
+        ("sheet", "cargo lab05 sheet"),
     ],
 };
 

@@ -103,10 +103,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab08-stream -- receive"),
-        ("", "cargo run -p lab08-stream -- send    (in another terminal)"),
+        ("by hand", "cargo lab08 receive"),
+        ("", "cargo lab08 send    (in another terminal)"),
         ("watch", "scripts/states.sh 7777 --watch"),
-        ("sheet", "cargo run -p lab08-stream -- sheet"),
+        ("sheet", "cargo lab08 sheet"),
     ],
 };
 

@@ -88,10 +88,10 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab10-timewait -- server --close-first"),
-        ("", "cargo run -p lab10-timewait -- client"),
-        ("", "cargo run -p lab10-timewait -- countdown 7777"),
+        ("by hand", "cargo lab10 server --close-first"),
+        ("", "cargo lab10 client"),
+        ("", "cargo lab10 countdown 7777"),
         ("watch", "scripts/timewait.sh 7777 --watch"),
-        ("sheet", "cargo run -p lab10-timewait -- sheet"),
+        ("sheet", "cargo lab10 sheet"),
     ],
 };

@@ -107,11 +107,11 @@ pub const LESSON: Lesson = Lesson {
         },
     ],
     next: &[
-        ("by hand", "cargo run -p lab12-broken-pipe -- server"),
-        ("", "cargo run -p lab12-broken-pipe -- client  (lines, /unplug, /plug)"),
+        ("by hand", "cargo lab12 server"),
+        ("", "cargo lab12 client  (lines, /unplug, /plug)"),
         ("two hosts", "scripts/two-hosts.sh up"),
         ("watch", "scripts/states.sh 7777 --watch"),
-        ("sheet", "cargo run -p lab12-broken-pipe -- sheet"),
+        ("sheet", "cargo lab12 sheet"),
     ],
 };
 

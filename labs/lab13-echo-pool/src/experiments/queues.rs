@@ -1,7 +1,7 @@
 //! Where a connection waits: in the kernel, in the program, in a thread.
 
-use anyhow::{Result, ensure};
-use kernel::{State, wait_for_state, wait_until};
+use anyhow::{Context, Result, ensure};
+use kernel::{State, tcp_socket, wait_for_state, wait_until};
 use shared::{Predicts, Stage, Verdict};
 
 use super::{LIMIT, Place, connected, listener_row, request, server_end, server_role, where_is};
@@ -96,19 +96,22 @@ pub fn completed(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
         "main has printed its line; the manual's says \"Connection Completed\" here. Where are the 9 bytes?",
         [
-            ("echoed: the request is completed", (Place::Program, 0)),
-            ("unread, in the connection's own socket", (Place::Program, 9)),
-            ("unread, in the listener's accept queue", (Place::KernelsQueue, 9)),
-            ("in the program's queue, read by main", (Place::Nowhere, 0)),
+            ("echoed: the request is completed", (Place::Program, 0, true)),
+            ("unread, in the connection's own socket", (Place::Program, 9, false)),
+            ("unread, in the listener's accept queue", (Place::KernelsQueue, 9, false)),
+            ("in the program's queue, read by main", (Place::Program, 0, false)),
         ],
-        Predicts { source: Some((Place::Program, 0)), kit: (Place::Program, 9) },
+        Predicts { source: Some((Place::Program, 0, true)), kit: (Place::Program, 9, false) },
     )?;
     server_end(second, "a descriptor of the second", |row| row.inode != 0)?;
-    let observed = where_is(second)?;
-    let descriptor = if observed.0 == Place::Program { "a descriptor" } else { "no descriptor" };
-    stage.say("kernel", format_args!("server's end of the second: {descriptor}, Recv-Q {}", observed.1));
+    let (place, unread) = where_is(second)?;
+    let descriptor = if place == Place::Program { "a descriptor" } else { "no descriptor" };
+    stage.say("kernel", format_args!("server's end of the second: {descriptor}, Recv-Q {unread}"));
+    let echo = tcp_socket(second)?.context("the second connection is in no table")?.recv_queue;
+    stage.say("kernel", format_args!("its own end: Recv-Q {echo}: {}", if echo > 0 { "an echo" } else { "no echo" }));
     let line = format!("worker 1: serves {}", second.local);
     let served = server.printed().contains(&line);
     stage.server(if served { "a worker serves it" } else { "no worker serves it" });
+    let observed = (place, unread, echo > 0);
     stage.verdict(question, observed, "what is complete is the handshake, and accept; the request is not begun")
 }

@@ -14,7 +14,7 @@ use super::{
     client_end::{Failure, Processed},
     wire::{Datagram, Refusal},
 };
-use crate::fate::SplitMix64;
+use shared::SplitMix64;
 
 const SERVER: usize = usize::MAX;
 /// After this the test itself has failed: nobody waits so long.

@@ -113,7 +113,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
-    use crate::fate::SplitMix64;
+    use shared::SplitMix64;
 
     #[test]
     fn a_datagram_reads_as_it_is_documented() {
