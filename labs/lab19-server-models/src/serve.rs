@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
+use kernel::Patience;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -170,13 +171,13 @@ pub fn receive_request(
 ) -> nix::Result<Option<Request>> {
     greet(client_sock, client_addr, serving);
     let (mut request, mut filled) = ([0; REQUEST_BYTES], 0);
-    let deadline = Instant::now() + REQUEST_LIMIT;
+    let mut patience = Patience::new(REQUEST_LIMIT);
     while filled < REQUEST_BYTES {
         match recv(client_sock.as_raw_fd(), &mut request[filled..], MsgFlags::MSG_DONTWAIT) {
             Ok(0) => return Err(Errno::ECONNRESET), // end of stream in the middle of a request
             Ok(bytes_read) => filled += bytes_read,
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) if readable(client_sock, serving.stop, Some(deadline)) => {}
+            Err(Errno::EAGAIN) if readable(client_sock, serving.stop, Some(&mut patience)) => {}
             Err(Errno::EAGAIN) if serving.stop.requested() => return Ok(None),
             Err(Errno::EAGAIN) => return Err(Errno::ETIMEDOUT),
             Err(errno) => return Err(errno),
@@ -223,16 +224,17 @@ pub fn send_response(
     Ok(())
 }
 
-/// Waits until `sock` has something to read; false at Ctrl-C or at the deadline.
-pub fn readable(sock: &Socket, stop: &Stop, deadline: Option<Instant>) -> bool {
+/// Waits until `sock` has something to read; false at Ctrl-C, or where the patience, if there is one, is over.
+pub fn readable(sock: &Socket, stop: &Stop, mut patience: Option<&mut Patience>) -> bool {
     loop {
-        let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-        let timeout = left.map_or(PollTimeout::NONE, |left| PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX));
+        let step = patience.as_ref().map(|patience| patience.step() + Duration::from_millis(1)); // poll counts milliseconds
+        let timeout = step.map_or(PollTimeout::NONE, |step| PollTimeout::try_from(step).unwrap_or(PollTimeout::MAX));
         let mut fds = [stop.as_fd(), sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        match poll(&mut fds, timeout) {
-            Ok(0) => return false,
-            Ok(_) => return fds[0].any() != Some(true),
-            Err(_) => {} // EINTR
+        if poll(&mut fds, timeout).is_ok_and(|ready| ready > 0) {
+            return fds[0].any() != Some(true);
+        }
+        if patience.as_mut().is_some_and(|patience| patience.is_over()) {
+            return false;
         }
     }
 }
