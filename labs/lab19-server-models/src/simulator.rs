@@ -24,7 +24,6 @@ use crate::{SimulatorArgs, serve::errno, timeline};
 const CONNECT_CALL: Duration = Duration::from_secs(5);
 /// In a terminal: who is not served by then may wait for long.
 const HEAD_START: Duration = Duration::from_millis(100);
-
 /// Between two looks at a client's patience.
 const STEP: Duration = Duration::from_millis(40);
 
@@ -221,13 +220,13 @@ pub fn simulate(
             threads.push(thread.context("cannot start a thread; see the limit: ulimit -u")?);
             // The next client's SYN comes after this one's, as in the lecture's logs.
             let mut patience = Patience::new(CONNECT_CALL);
-            while !patience.is_over() {
+            while !patience.is_over() && !stop.is_some_and(Stop::requested) {
                 match inbox.recv_timeout(patience.step()) {
                     Ok(Message::Line(line)) => tell(line),
                     Ok(Message::Connects(who)) if who == number => {
                         patience = Patience::new(if number == 1 { head_start.max(gap) } else { gap });
                     }
-                    Ok(Message::Done(who)) if who == number && number == 1 => patience = Patience::new(gap),
+                    Ok(Message::Done(who)) if who == number => patience = Patience::new(gap),
                     Ok(Message::Connects(_) | Message::Done(_)) | Err(_) => {}
                 }
             }

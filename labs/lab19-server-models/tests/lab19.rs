@@ -328,11 +328,13 @@ fn without_a_free_descriptor_clients_wait_and_the_server_rests() {
 
 #[test]
 fn ctrl_c_ends_a_simulator_with_its_timeline() {
-    for (model, role, line) in
-        [("many-clients", "connections", "Service available!"), ("heavy-request", "requests", "Connected, sending")]
-    {
+    for (model, role, gap, line) in [
+        ("many-clients", "connections", "0", "Service available!"),
+        ("many-clients", "connections", "60", "Service available!"),
+        ("heavy-request", "requests", "0", "Connected, sending"),
+    ] {
         let (_server, addr) = server(model, &[]);
-        let mut simulator = Role::spawn(Command::new(LAB).args([role, &addr.to_string()])).unwrap();
+        let mut simulator = Role::spawn(Command::new(LAB).args([role, &addr.to_string(), "--gap", gap])).unwrap();
         simulator.wait_for(line).unwrap();
         signal(&simulator, Signal::SIGINT);
         simulator.wait_for("timeline  _ absent").unwrap();
