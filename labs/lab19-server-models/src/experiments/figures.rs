@@ -15,8 +15,8 @@ use crate::{
 
 /// The lecture's DEFAULT_CLIENTS.
 const CLIENTS: usize = 5;
-/// The kernel's SYN timer does not scale: 1, 2, 3 s here, 1, 3 s before Linux 6.5. At this speed a client that waits
-/// 15 s / 4 still has two repetitions, and the last one comes after two clients have left.
+/// The kernel's SYN timer does not scale: a repetition after 1, 2 and 3 s, before Linux 6.5 after 1 and 3 s. At this speed
+/// a client that waits for 15 s / 4 has all of these, and the last one comes when two clients have left.
 const FIGURE_SPEED: f64 = 4.0;
 /// No client's SYN gets in while the first one stays: any speed means the same.
 const QUESTION_SPEED: f64 = 15.0;
