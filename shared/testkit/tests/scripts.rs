@@ -12,7 +12,12 @@ use std::{
     time::Duration,
 };
 
-use nix::fcntl::{Flock, FlockArg};
+use kernel::{Pair, State, wait_for_state};
+use nix::{
+    fcntl::{Flock, FlockArg},
+    libc::linger,
+    sys::socket::{setsockopt, sockopt::Linger},
+};
 use testkit::{Role, TempDir, built, have, interrupt, labs, path_with, root, run, signal, skip_without, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -517,6 +522,56 @@ fn of_many_rows_of_one_state_twenty_are_shown_and_the_others_are_counted() {
             assert!(rows >= MANY && more(&text) == 0, "{name} --all {tools:?}:\n{text}");
         }
     }
+}
+
+#[test]
+fn lifetimes_counts_connections_their_time_and_their_ends_with_any_source() {
+    testkit::one_processor();
+    for tools in [&["ss"][..], &["netstat"], &[]] {
+        if skip_without(!tools.iter().all(|tool| have(tool)), "ss and netstat", "apt-get install iproute2 net-tools") {
+            continue;
+        }
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let port = addr.port();
+        let pair = || {
+            let client = TcpStream::connect(addr).unwrap();
+            (client, listener.accept().unwrap().0)
+        };
+        let (before, before_conn) = pair();
+        let folder = TempDir::new();
+        let mut watching = script("lifetimes.sh");
+        watching.arg(port.to_string()).env("PATH", path_with(&folder, tools));
+        let mut watching = Role::spawn(&mut watching).unwrap();
+        watching.wait_for("every 0.2 s, until Ctrl-C\n").unwrap();
+        let name = |client: &TcpStream| format!("{} > {addr}", client.local_addr().unwrap());
+        watching.wait_for(&format!("before  {}\n", name(&before))).unwrap();
+        // The client closes first, the server does, and nobody does: a reset.
+        for how in ["other first".to_string(), format!("{port} first"), "no TIME-WAIT".into()] {
+            let (client, conn) = pair();
+            let client_name = name(&client);
+            watching.wait_for(&format!("opened  {client_name}\n")).unwrap();
+            let (first, second) = if how == "other first" { (client, conn) } else { (conn, client) };
+            let first_end = Pair { local: first.local_addr().unwrap(), peer: first.peer_addr().unwrap() };
+            if how == "no TIME-WAIT" {
+                setsockopt(&first, Linger, &linger { l_onoff: 1, l_linger: 0 }).unwrap();
+                drop(first);
+            } else {
+                drop(first);
+                wait_for_state(first_end, Some(State::FinWait2), LIMIT).unwrap();
+            }
+            drop(second);
+            let closed = watching.line_with(&format!("closed  {client_name}  after ")).unwrap();
+            assert!(closed.trim_end().ends_with(&format!(" s  {how}")), "{tools:?}: {closed}");
+        }
+        drop((before, before_conn));
+        watching.wait_for("after some time  ").unwrap();
+        interrupt(&mut watching);
+        let summary = watching.printed();
+        assert!(summary.contains("opened   3 connections, 0 of them still open; before: 1\n"), "{tools:?}: {summary}");
+        assert!(summary.lines().all(|line| line.len() < 80), "{summary}");
+    }
+    assert_eq!(run(script("lifetimes.sh").args(["8080", "--seconds", "x"])).code(), 2);
 }
 
 #[test]
