@@ -4,6 +4,7 @@
 //! - [`At`]: errors that name the call, the address and the errno
 //! - [`Screen`], [`Stop`], [`Pause`]: output, Ctrl-C, Enter before each call
 //! - [`SplitMix64`]: a series of numbers from a seed
+//! - [`Timeline`]: what happened at the same time, as a picture
 //! - [`Role`]: a lecture program as a child process
 
 #[cfg(target_os = "linux")]
@@ -18,6 +19,8 @@ mod role;
 mod screen;
 #[cfg(target_os = "linux")]
 mod stop;
+#[cfg(target_os = "linux")]
+mod timeline;
 
 #[cfg(target_os = "linux")]
 pub use self::{
@@ -27,4 +30,5 @@ pub use self::{
     role::{Role, end_with_parent},
     screen::{Screen, escaped},
     stop::{Pause, Stop},
+    timeline::{Timeline, TimelinePhase, TimelineRow},
 };

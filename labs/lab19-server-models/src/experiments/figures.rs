@@ -48,7 +48,7 @@ fn five_clients(stage: &mut Stage, server_addr: SocketAddr, wait_s: f64, stay_s:
         tell,
     )?;
     stage.say("timeline", timeline::LEGEND);
-    timeline::rows(&rows).into_iter().for_each(|(name, bar)| stage.say(&name, bar));
+    timeline::drawn(&rows).text().into_iter().for_each(|(name, bar)| stage.say(&name, bar));
     for row in &rows {
         if let End::Failed(call, errno) = row.end.0 {
             bail!("{}: {call}: {errno:?}", row.name);
