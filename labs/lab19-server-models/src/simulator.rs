@@ -258,7 +258,8 @@ pub fn run(args: &SimulatorArgs, stop: &Stop, each: impl Fn(&mut Client) -> Resu
     }
     screen.line("(MainThread) INFO Client threads dead ...");
     screen.line(format_args!("\ntimeline  {}", timeline::LEGEND));
-    timeline::drawn(&rows).text().iter().for_each(|(name, bar)| screen.line(format_args!("{name:<10}{bar}")));
+    let lines = timeline::drawn(&rows).text(screen.width() - 10);
+    lines.iter().for_each(|(name, bar)| screen.line(format_args!("{name:<10}{bar}")));
     screen.line(timeline::summary(&rows));
     if let Some(path) = &args.svg {
         let title = format!("{} clients, {}", rows.len(), timeline::summary(&rows));

@@ -78,7 +78,7 @@ mod tests {
             row("Thread-2", &[(Connecting, 0), (Waiting, 0), (Served, 5)], (End::Left, 10)),
             row("Thread-3", &[(Connecting, 0), (Waiting, 5)], (End::TimedOut, 9)),
         ];
-        let lines = drawn(&rows).text();
+        let lines = drawn(&rows).text(69);
         assert_eq!(lines[0].1, format!("{}|", "=".repeat(27)));
         assert_eq!(lines[1].1, format!("{}{}|", "-".repeat(27), "=".repeat(27)));
         assert_eq!(lines[2].1, format!("{}{}x timed out", ".".repeat(27), "-".repeat(22)));
@@ -90,7 +90,7 @@ mod tests {
         use nix::errno::Errno::{ECONNREFUSED, ECONNRESET, EPIPE};
         let failed = [ECONNREFUSED, ECONNRESET, EPIPE].map(|errno| End::Failed("recv", errno));
         for end in [End::Left, End::TimedOut, End::Closed, End::Stopped].into_iter().chain(failed) {
-            let lines = drawn(&[row("Thread-1", &[(Phase::Served, 0)], (end, 9))]).text();
+            let lines = drawn(&[row("Thread-1", &[(Phase::Served, 0)], (end, 9))]).text(69);
             assert!(lines.iter().all(|(_, bar)| bar.len() < 79 - 10), "{lines:?}");
         }
     }

@@ -80,7 +80,8 @@ pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     }
     let times = Times::of(&manager.jobs);
     screen.line(format_args!("\ntimeline      {LEGEND}"));
-    times.drawn().text().iter().for_each(|(name, bar)| screen.line(format_args!("{name:<14}{bar}")));
+    let lines = times.drawn().text(screen.width() - 14);
+    lines.iter().for_each(|(name, bar)| screen.line(format_args!("{name:<14}{bar}")));
     if let Some(path) = &args.svg {
         fs::write(path, times.drawn().svg(&times.summary())).at("write", path.display())?;
         screen.line(format_args!("wrote {}", path.display()));

@@ -93,7 +93,7 @@ mod tests {
 
     #[test]
     fn each_file_has_a_row_that_shows_when_it_waited_and_how_it_ended() {
-        let lines = times().drawn().text();
+        let lines = times().drawn().text(79 - 14);
         assert_eq!(lines[0], ("1.bin".into(), format!("{}#", "=".repeat(27))));
         let bar = format!("{}{}{}x broken", "_".repeat(14), ".".repeat(13), "=".repeat(27));
         assert_eq!(lines[1], ("a-very-lon..".into(), bar));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::escaped;
 
-/// Room for the bars in text: a name stands before them, a few words behind.
+/// Columns of the longest bar in text.
 const COLUMNS: usize = 54;
 /// A moment at which a thing is not there yet, in text.
 const ABSENT: char = '_';
@@ -47,11 +47,14 @@ pub struct TimelinePhase {
 }
 
 impl Timeline {
-    /// A name and a bar for each row, and the axis below them. `_` is a moment before the first phase.
-    pub fn text(&self) -> Vec<(String, String)> {
-        let mut lines: Vec<_> = self.0.iter().map(|row| (row.name.clone(), self.bar(row))).collect();
+    /// A name and a bar for each row, and the axis below them. `_` is a moment before the first phase. There are
+    /// `width` columns behind the names.
+    pub fn text(&self, width: usize) -> Vec<(String, String)> {
+        let behind = self.0.iter().map(|row| row.words.len() + 2).max().unwrap_or(1); // mark, blank, words
+        let columns = width.saturating_sub(behind).min(COLUMNS);
+        let mut lines: Vec<_> = self.0.iter().map(|row| (row.name.clone(), self.bar(row, columns))).collect();
         let total = self.total_shown();
-        lines.push((String::new(), format!("0{total:>COLUMNS$}")));
+        lines.push((String::new(), format!("0{total:>columns$}")));
         lines
     }
 
@@ -87,8 +90,8 @@ impl Timeline {
     }
 
     /// One row: a character for each moment, then how it ended.
-    fn bar(&self, row: &TimelineRow) -> String {
-        let column = |at| (self.share(at) * COLUMNS as f64).round() as usize;
+    fn bar(&self, row: &TimelineRow, columns: usize) -> String {
+        let column = |at| (self.share(at) * columns as f64).round() as usize;
         let (mut bar, mut drawn) = (String::new(), 0);
         for (phase, time) in &row.phases {
             for (character, to) in [(ABSENT, column(time.start)), (phase.character, column(time.end))] {
@@ -159,12 +162,21 @@ mod tests {
 
     #[test]
     fn each_row_is_in_proportion_and_tells_its_end() {
-        let lines = figure().text();
+        let lines = figure().text(79);
         assert_eq!(lines[0], ("Thread-1".into(), format!("{}|", "=".repeat(27))));
         assert_eq!(lines[1].1, format!("{}{}|", "-".repeat(27), "=".repeat(27)));
         assert_eq!(lines[2].1, format!("{}{}x timed out", "_".repeat(27), "-".repeat(22)));
         assert_eq!(lines[3], (String::new(), format!("0{:>54}", "10.00 s")));
-        assert!(lines.iter().all(|(_, bar)| bar.len() <= COLUMNS + "x interrupted".len()), "{lines:?}");
+    }
+
+    #[test]
+    fn a_row_stays_within_its_width() {
+        let long = Timeline(vec![row("Thread-1", &[(SERVED, 0..9)], 9, "interrupted")]);
+        for width in [13, 40, 67, 200] {
+            let lines = long.text(width);
+            assert!(lines.iter().all(|(_, bar)| bar.len() <= width.clamp(13, 67)), "{width}: {lines:?}");
+        }
+        assert_eq!(long.text(66)[0].1, format!("{}x interrupted", "=".repeat(53)));
     }
 
     #[test]
@@ -190,9 +202,9 @@ mod tests {
 
     #[test]
     fn nothing_and_no_time_divide_by_nothing() {
-        assert_eq!(Timeline(Vec::new()).text().len(), 1);
+        assert_eq!(Timeline(Vec::new()).text(79).len(), 1);
         let stopped = Timeline(vec![row("Thread-1", &[], 0, "interrupted")]);
-        assert_eq!(stopped.text()[0].1, "x interrupted");
+        assert_eq!(stopped.text(0)[0].1, "x interrupted");
         assert!(!stopped.svg("").contains("NaN"));
     }
 }
