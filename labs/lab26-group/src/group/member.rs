@@ -20,6 +20,8 @@ pub struct Core {
     pub now: Duration,
     next_beat: Duration,
     beats: u32,
+    /// How many texts it has said.
+    said: u32,
     excluded: bool,
 }
 
@@ -74,6 +76,7 @@ impl Member {
             now,
             next_beat: now,
             beats: 0,
+            said: 0,
             excluded: false,
         };
         Member { core, name: name.into(), sequence: Sequence::default() }
@@ -99,7 +102,8 @@ impl Member {
         } else {
             Vec::new()
         };
-        let number = core.streams.high(core.id) + 1;
+        core.said += 1;
+        let number = core.said;
         let item = Rc::new(Item { from: core.id, number, clock, text: text.into() });
         core.out.push(Datagram::Item(Rc::clone(&item)));
         core.streams.store(&item, now, 0);
@@ -256,13 +260,46 @@ impl Member {
 
     /// All who are there hold all that this member has said, as far as it knows.
     pub fn is_heard(&self) -> bool {
-        let (id, high) = (self.core.id, self.core.streams.high(self.core.id));
-        let placed = self.core.settings.order != Order::Total || self.core.streams.delivered(id) == high;
-        placed && self.core.presence.peers().all(|(_, peer)| peer.holds_mine == high)
+        let (id, said) = (self.core.id, self.core.said);
+        let placed = self.core.settings.order != Order::Total || self.core.streams.delivered(id) == said;
+        placed && self.core.presence.peers().all(|(_, peer)| peer.holds_mine >= said)
     }
 
     /// Who is there, and the texts.
     pub fn parts(&self) -> (&Presence, &Streams, &Sequence) {
         (&self.core.presence, &self.core.streams, &self.sequence)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::{collection::vec, prelude::*};
+
+    use super::*;
+    use crate::group::wire::tests::datagrams;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn whatever_strangers_send_a_member_lives_and_its_own_texts_are_counted_on(
+            noise in vec(datagrams(), 0..60), order in 0..4usize, me in 1..4u32,
+        ) {
+            let order = [Order::None, Order::Fifo, Order::Causal, Order::Total][order];
+            let settings = Settings::new(order, Duration::from_millis(50));
+            let mut member = Member::founder(me, settings, &[1, 2, 3], Duration::ZERO);
+            let mut now = Duration::ZERO;
+            for datagram in noise {
+                now += settings.tick();
+                member.hear(&datagram, now);
+                member.tick(now);
+                member.take_events();
+                let out = member.take_out();
+                prop_assert!(out.iter().all(|datagram| datagram.bytes().len() < 60_000));
+            }
+            member.say("mine", now);
+            let first = |datagram: &Datagram| matches!(datagram, Datagram::Item(item) if item.from == me && item.number == 1);
+            prop_assert!(member.take_out().iter().any(first));
+        }
     }
 }

@@ -58,7 +58,7 @@ impl Sequence {
 
     /// How many texts are delivered, those before this member's time counted.
     pub fn length(&self) -> u32 {
-        self.start + self.log.len() as u32
+        self.start.saturating_add(self.log.len() as u32)
     }
 
     /// Whether this member gives the places now.
@@ -96,7 +96,7 @@ impl Sequence {
     /// before its question.
     fn without_place(&self, core: &Core, id: Id) -> Option<ItemId> {
         let count = |id: &Id| self.ordered.get(id).copied().unwrap_or(0);
-        let next = (id, count(&id) + 1);
+        let next = (id, count(&id).saturating_add(1));
         let item = core.streams.item(next)?;
         item.clock.iter().all(|(id, number)| count(id) >= *number).then_some(next)
     }
@@ -156,7 +156,8 @@ impl Sequence {
     }
 
     fn add_places(&mut self, core: &mut Core, first: u32, entries: &[ItemId]) {
-        for (place, entry) in (first..).zip(entries) {
+        for (at, entry) in entries.iter().enumerate() {
+            let place = first.saturating_add(at as u32);
             if place >= self.length() {
                 self.places.insert(place, *entry);
             }
@@ -267,7 +268,7 @@ impl Sequence {
         }
         let waited = self.stuck.is_some_and(|since| core.now - since > core.settings.silence());
         if self.proposal.is_none() && (wanted != self.view || waited) {
-            let epoch = Epoch(self.promised.max(self.seen).0 + 1, core.id);
+            let epoch = Epoch(self.promised.max(self.seen).0.saturating_add(1), core.id);
             (self.promised, self.seen) = (epoch, epoch);
             self.places.clear();
             self.proposal = Some(Proposal { epoch, view: wanted, states: BTreeMap::new(), sent_at: None });

@@ -39,7 +39,11 @@ impl Stream {
 
     fn heard_of(&mut self, number: u32, first_question: Duration) {
         let number = number.min(self.high.saturating_add(GAP));
-        for missing in self.high + 1..=number {
+        let first = self.high.saturating_add(1);
+        for missing in first..=number.max(self.high) {
+            if missing <= self.high {
+                break; // the last number there is
+            }
             self.missing.insert(missing, Question { at: first_question, asked: 0 });
         }
         self.high = self.high.max(number);
@@ -49,8 +53,8 @@ impl Stream {
         self.base = self.base.max(base);
         self.delivered = self.delivered.max(base);
         self.high = self.high.max(base);
-        self.held = self.held.split_off(&(base + 1));
-        self.missing = self.missing.split_off(&(base + 1));
+        self.held = self.held.split_off(&base.saturating_add(1));
+        self.missing = self.missing.split_off(&base.saturating_add(1));
     }
 }
 
@@ -67,7 +71,7 @@ impl Streams {
     /// Takes a text; false for one that is here already, or not wanted.
     pub fn store(&mut self, item: &Rc<Item>, first_question: Duration, base: u32) -> bool {
         let stream = self.of(item.from, base);
-        if item.number <= stream.base || item.number - stream.base > u32::MAX / 2 {
+        if item.number <= stream.base {
             return false;
         }
         stream.heard_of(item.number, first_question);
@@ -102,19 +106,14 @@ impl Streams {
         self.0.get(&id).map_or(0, |stream| stream.delivered)
     }
 
-    /// The last text known of each sender.
-    pub fn high(&self, id: Id) -> u32 {
-        self.0.get(&id).map_or(0, |stream| stream.high)
-    }
-
     /// The next text of a sender behind what is in the log, counted as delivered now, if it is here and `fits`.
     pub fn next(&mut self, id: Id, fits: impl Fn(&Item, &Streams) -> bool) -> Option<Rc<Item>> {
         let stream = self.0.get(&id)?;
-        let item = Rc::clone(stream.held.get(&(stream.delivered + 1))?);
+        let item = Rc::clone(stream.held.get(&stream.delivered.saturating_add(1))?);
         if !fits(&item, self) {
             return None;
         }
-        self.of(id, 0).delivered += 1;
+        self.of(id, 0).delivered = item.number;
         Some(item)
     }
 

@@ -242,25 +242,35 @@ fn listed<T>(field: &str, read: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
 
+    /// Small ones are those of members; the largest are at the end of what can be counted.
+    fn number() -> impl Strategy<Value = u32> {
+        prop_oneof![0..6u32, u32::MAX - 2..=u32::MAX, any::<u32>()]
+    }
+
     fn ids() -> impl Strategy<Value = Vec<u32>> {
-        vec(any::<u32>(), 0..5)
+        vec(number(), 0..5)
     }
 
     fn items() -> impl Strategy<Value = Vec<ItemId>> {
-        vec(any::<ItemId>(), 0..5)
+        vec((number(), number()), 0..5)
     }
 
-    fn datagrams() -> impl Strategy<Value = Datagram> {
+    fn numbers<const N: usize>() -> impl Strategy<Value = [u32; N]> {
+        vec(number(), N).prop_map(|numbers| numbers.try_into().unwrap_or([0; N]))
+    }
+
+    /// Datagrams of all kinds, with numbers of all sizes.
+    pub fn datagrams() -> impl Strategy<Value = Datagram> {
         let name = "[a-zA-Z0-9_-]{1,20}";
         prop_oneof![
-            (any::<u32>(), 1..u32::MAX, items(), "\\PC{0,100}")
+            (number(), number().prop_map(|number| number.max(1)), items(), "\\PC{0,100}")
                 .prop_map(|(from, number, clock, text)| Datagram::Item(Rc::new(Item { from, number, clock, text }))),
-            (any::<[u32; 6]>(), any::<bool>(), name, ids(), ids(), items()).prop_map(
+            (numbers::<6>(), any::<bool>(), name, ids(), ids(), items()).prop_map(
                 |([from, a, b, c, d, length], joined, name, view, dead, highs)| Datagram::Alive(Alive {
                     from,
                     name,
@@ -273,22 +283,22 @@ mod tests {
                     highs
                 })
             ),
-            (any::<[u32; 2]>(), items()).prop_map(|([from, to], wanted)| Datagram::Ask { from, to, wanted }),
-            (any::<[u32; 3]>(), items()).prop_map(|([a, b, first], entries)| Datagram::Order {
+            (numbers::<2>(), items()).prop_map(|([from, to], wanted)| Datagram::Ask { from, to, wanted }),
+            (numbers::<3>(), items()).prop_map(|([a, b, first], entries)| Datagram::Order {
                 epoch: Epoch(a, b),
                 first,
                 entries
             }),
-            any::<[u32; 4]>().prop_map(|[from, a, b, first]| Datagram::AskOrder { from, epoch: Epoch(a, b), first }),
-            (any::<[u32; 3]>(), ids()).prop_map(|([a, b, length], view)| Datagram::Propose {
+            numbers::<4>().prop_map(|[from, a, b, first]| Datagram::AskOrder { from, epoch: Epoch(a, b), first }),
+            (numbers::<3>(), ids()).prop_map(|([a, b, length], view)| Datagram::Propose {
                 epoch: Epoch(a, b),
                 length,
                 view
             }),
-            (any::<[u32; 5]>(), any::<bool>(), items()).prop_map(|([from, a, b, length, first], joined, tail)| {
+            (numbers::<5>(), any::<bool>(), items()).prop_map(|([from, a, b, length, first], joined, tail)| {
                 Datagram::State { from, epoch: Epoch(a, b), joined, length, first, tail }
             }),
-            (any::<[u32; 4]>(), ids(), items()).prop_map(|([to, a, b, base], view, ordered)| Datagram::Welcome {
+            (numbers::<4>(), ids(), items()).prop_map(|([to, a, b, base], view, ordered)| Datagram::Welcome {
                 to,
                 epoch: Epoch(a, b),
                 base,
