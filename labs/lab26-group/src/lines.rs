@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_limit_is_65536_bytes_with_and_without_carriage_return() {
+    fn the_limit_is_1000_bytes_with_and_without_carriage_return() {
         let mut lines = LineSplitter::default();
         for ending in ["\n", "\r\n"] {
             let longest = "x".repeat(LINE_LIMIT);

@@ -123,7 +123,7 @@ fn what_was_typed_before_the_end_of_input_is_still_said() {
 }
 
 #[test]
-fn members_that_lose_a_third_show_the_same_in_the_same_order() {
+fn members_that_lose_datagrams_show_the_same_in_the_same_order() {
     let group = own_group();
     let names = ["ann", "bob", "cid"];
     let mut members = members(&group, &names, &["--order", "fifo", "--loss", "15"]);

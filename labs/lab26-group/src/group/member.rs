@@ -132,10 +132,8 @@ impl Member {
                 let held = wanted.iter().filter_map(|wanted| core.streams.item(*wanted));
                 core.out.extend(held.take(ASKED).cloned().map(Datagram::Item));
             }
-            Datagram::Leave { from } if *from != core.id => {
-                if core.presence.bury(*from) {
-                    core.events.push(Event::Left(*from));
-                }
+            Datagram::Leave { from } if *from != core.id && core.presence.bury(*from) => {
+                core.events.push(Event::Left(*from));
             }
             _ if core.settings.order != Order::Total => {}
             Datagram::Order { epoch, first, entries } => sequence.hear_order(core, *epoch, *first, entries),
