@@ -17,6 +17,7 @@ mod find;
 mod group;
 mod lines;
 mod member;
+mod seat;
 mod simulate;
 mod simulation;
 mod udp;

@@ -1,15 +1,20 @@
 //! A group over a simulated network that loses and reorders, with members that crash and members that are stopped. The same
 //! seed gives the same run. Time is simulated, too. The members are those of `group`: the same code as over real sockets.
 
+mod check;
+#[cfg(test)]
+mod tests;
+
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, BinaryHeap, HashSet},
+    collections::{BTreeMap, BTreeSet, BinaryHeap},
     rc::Rc,
     time::Duration,
 };
 
 use shared::SplitMix64;
 
+pub use self::check::check;
 use crate::group::{Datagram, Event, Id, ItemId, Member, Order, Settings};
 
 /// A group that is not at rest so long after the last crash never will be.
@@ -311,153 +316,5 @@ fn kind(datagram: &Datagram) -> &'static str {
         Datagram::Ask { .. } | Datagram::AskOrder { .. } => "questions",
         Datagram::Order { .. } => "orders",
         _ => "views",
-    }
-}
-
-/// What a group promises: the reason, if a run broke the promise.
-///
-/// # Errors
-/// What was promised, and who broke it.
-pub fn check(plan: &Plan, outcome: &Outcome) -> Result<(), String> {
-    let order = plan.settings.order;
-    if outcome.rest.is_none() {
-        return Err("rest: a minute after the last crash something is still missing".into());
-    }
-    for life in &outcome.lives {
-        let mut seen = HashSet::new();
-        let mut last: BTreeMap<Id, u32> = BTreeMap::new();
-        for (id, number) in &life.log {
-            if !seen.insert((*id, *number)) {
-                return Err(format!("once: member {} has text {id}:{number} twice", life.id));
-            }
-            let before = last.insert(*id, *number);
-            if order != Order::None && before.is_some_and(|before| before + 1 != *number) {
-                return Err(format!("fifo: member {} has text {id}:{number} at the wrong place", life.id));
-            }
-        }
-    }
-    let at_end = || outcome.lives.iter().filter(|life| life.at_end);
-    let whole: Vec<&Life> = at_end().filter(|life| life.whole).collect();
-    if let Some(first) = whole.first() {
-        let set = |life: &Life| life.log.iter().copied().collect::<BTreeSet<ItemId>>();
-        for other in &whole {
-            if set(first) != set(other) {
-                return Err(format!("agreement: members {} and {} have different texts", first.id, other.id));
-            }
-        }
-    }
-    for life in &whole {
-        let own = life.log.iter().filter(|(id, _)| *id == life.id).count();
-        if own != life.said.len() {
-            return Err(format!("validity: member {} said {} texts, {own} are in its log", life.id, life.said.len()));
-        }
-        if matches!(order, Order::Causal | Order::Total) {
-            check_causes(life, &outcome.lives)?;
-        }
-    }
-    if order == Order::Total {
-        let lives: Vec<&Life> = at_end().collect();
-        if let Some(longest) = lives.iter().min_by_key(|life| life.start) {
-            for life in &lives {
-                if longest.log.get((life.start - longest.start) as usize..) != Some(&life.log[..]) {
-                    return Err(format!("total: members {} and {} have different orders", longest.id, life.id));
-                }
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Whatever a sender had delivered before it said a text comes before this text.
-fn check_causes(life: &Life, lives: &[Life]) -> Result<(), String> {
-    let said: BTreeMap<Id, &Vec<Vec<ItemId>>> = lives.iter().map(|life| (life.id, &life.said)).collect();
-    let mut delivered: BTreeMap<Id, u32> = BTreeMap::new();
-    for (id, number) in &life.log {
-        let causes = said.get(id).and_then(|said| said.get(*number as usize - 1));
-        for (cause, count) in causes.into_iter().flatten() {
-            if delivered.get(cause).copied().unwrap_or(0) < *count {
-                return Err(format!("causal: member {} has {id}:{number} before {cause}:{count}, its cause", life.id));
-            }
-        }
-        delivered.insert(*id, *number);
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HEARTBEAT: Duration = Duration::from_millis(50);
-
-    /// All kinds of runs: small and large groups, networks that lose nothing or a third, crashes and stops or none.
-    fn plan(settings: Settings, seed: u64) -> Plan {
-        let number = |limit| (SplitMix64::new(seed ^ 0x5eed).draw() >> 8) / limit;
-        let (members, loss) = (2 + (number(1) % 4) as u32, number(7) % 4 * 10);
-        let (crashes, stops) = ((number(31) % 3) as u32, (number(101) % 3) as u32);
-        Plan { settings, members, loss, longest_ms: 1 + number(307) % 60, texts: 3, crashes, stops }
-    }
-
-    fn broken(settings: Settings, seeds: std::ops::Range<u64>) -> Vec<String> {
-        seeds.filter_map(|seed| check(&plan(settings, seed), &play(&plan(settings, seed), seed)).err()).collect()
-    }
-
-    fn assert_all_promises(order: Order, runs: u64) {
-        for seed in 0..runs {
-            let plan = plan(Settings::new(order, HEARTBEAT), seed);
-            if let Err(promise) = check(&plan, &play(&plan, seed)) {
-                panic!("seed {seed}, {plan:?}: {promise}");
-            }
-        }
-    }
-
-    #[test]
-    fn repair_alone_brings_every_text_to_every_member() {
-        assert_all_promises(Order::None, 500);
-    }
-
-    #[test]
-    fn fifo_keeps_the_order_of_each_sender() {
-        assert_all_promises(Order::Fifo, 500);
-    }
-
-    #[test]
-    fn vector_clocks_keep_causes_before_their_effects() {
-        assert_all_promises(Order::Causal, 500);
-    }
-
-    #[test]
-    fn a_sequencer_and_those_after_it_give_all_one_order() {
-        assert_all_promises(Order::Total, 1000);
-    }
-
-    /// Takes minutes: `cargo test --release -p lab26-group -- --ignored`
-    #[test]
-    #[ignore = "the long form of the four above"]
-    fn a_hundred_thousand_runs_keep_every_promise() {
-        for order in [Order::None, Order::Fifo, Order::Causal, Order::Total] {
-            assert_all_promises(order, 25_000);
-        }
-    }
-
-    #[test]
-    fn without_repair_something_is_missing_for_ever() {
-        let settings = Settings { repair: false, ..Settings::new(Order::Fifo, HEARTBEAT) };
-        let broken = broken(settings, 0..30);
-        assert!(broken.iter().any(|promise| promise.starts_with("rest: ")), "{broken:?}");
-    }
-
-    #[test]
-    fn without_the_clock_an_answer_comes_before_its_question() {
-        let settings = Settings { merge_clock: false, ..Settings::new(Order::Causal, HEARTBEAT) };
-        let broken = broken(settings, 0..100);
-        assert!(broken.iter().any(|promise| promise.starts_with("causal: ")), "{broken:?}");
-    }
-
-    #[test]
-    fn a_sequencer_that_asks_nobody_breaks_the_order() {
-        let settings = Settings { flush: false, ..Settings::new(Order::Total, HEARTBEAT) };
-        let broken = broken(settings, 0..1000);
-        assert!(broken.iter().any(|promise| !promise.starts_with("rest: ")), "{broken:?}");
     }
 }
