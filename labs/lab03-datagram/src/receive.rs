@@ -75,8 +75,10 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
         }
     }
 
-    screen.line("Press Enter to terminate ...");
-    stop.wait_for_enter();
+    if !stop.requested() {
+        screen.line("Press Enter to terminate ...");
+        stop.wait_for_enter();
+    }
     screen.line("Closing the UDP socket ...");
     drop(sock); // close(2)
     screen.line("Terminating ...");

@@ -85,7 +85,7 @@ pub fn run(args: &ClientArgs) -> Result<()> {
     loop {
         pause.before(&mut screen, format_args!("recv({fd}, 1024)"));
         if !ready(&sock, PollFlags::POLLIN, &stop)? {
-            return Ok(());
+            break;
         }
         match recv(fd, &mut buffer, MsgFlags::empty()) {
             Ok(0) => {

@@ -97,14 +97,16 @@ fn typed(stop: &Stop, screen: &mut Screen) -> Result<Option<Vec<u8>>> {
             return Ok(None);
         }
         match read(&input, &mut byte) {
-            Ok(1..) if byte[0] == b'\n' => break,
+            Ok(1..) if byte[0] == b'\n' => {
+                screen.typed();
+                break;
+            }
             Ok(1..) => line.push(byte[0]),
             Err(Errno::EINTR | Errno::EAGAIN) => {}
             Ok(0) | Err(_) => break,
         }
         anyhow::ensure!(line.len() <= STRING_LIMIT, "a string of more than {STRING_LIMIT} bytes");
     }
-    screen.typed();
     Ok(Some(line))
 }
 

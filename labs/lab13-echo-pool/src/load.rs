@@ -28,6 +28,8 @@ const LENGTHS: [usize; 4] = [1, 36, 512, 20_000];
 const ECHO_LIMIT: Duration = Duration::from_secs(10);
 /// One client of so many resets its connections, with `--resets`.
 const RESETS_ONE_OF: usize = 10;
+/// So many failures get a line each.
+const TOLD: usize = 5;
 /// Between two lines of progress.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -98,7 +100,10 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
         screen.line(format_args!("{} connections reset by this program", tally.resets.load(Ordering::Relaxed)));
     }
     screen.line(format_args!("{} echoes lost", failures.len()));
-    failures.iter().take(5).for_each(|failure| screen.line(format_args!("lost: {failure:#}")));
+    failures.iter().take(TOLD).for_each(|failure| screen.line(format_args!("lost: {failure:#}")));
+    if failures.len() > TOLD {
+        screen.line(format_args!("and {} more", failures.len() - TOLD));
+    }
     Ok(if failures.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -3,13 +3,17 @@
 use std::{
     fs::File,
     io::{Read, Write},
+    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     process::{Child, Command, ExitStatus},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Duration,
 };
 
-use nix::pty::{Winsize, openpty};
+use nix::{
+    fcntl::OFlag,
+    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
+};
 
 use crate::wait_until;
 
@@ -31,16 +35,23 @@ impl Terminal {
     /// # Panics
     /// There is no terminal to be had, or the program cannot be started.
     pub fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
-        let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-        let pair = openpty(Some(&size), None).unwrap();
-        let side = || pair.slave.try_clone().unwrap();
+        // Not openpty(3): its descriptors go to every program that another test starts meanwhile.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
+        let slave = options.open(ptsname_r(&master).unwrap()).unwrap();
+        let side = || slave.try_clone().unwrap();
+        let size = ["rows", &rows.to_string(), "columns", &columns.to_string()];
+        assert!(Command::new("stty").args(size).stdin(side()).status().unwrap().success());
         let child = command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
         command
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::null());
-        drop(pair.slave); // only the program has it now: its end ends our reading
-        let mut screen = File::from(pair.master);
+        drop(slave); // only the program has it now: its end ends our reading
+        let mut screen = File::from(OwnedFd::from(master));
         let keyboard = screen.try_clone().unwrap();
         let (chunks, output) = channel();
         thread::spawn(move || {

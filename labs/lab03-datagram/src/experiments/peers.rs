@@ -30,12 +30,12 @@ pub fn connect(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -uan 'sport = :{}'", local_addr.port()));
     let question = stage.ask(
-        "Now this UDP socket calls connect(peer). Does it go on to hear strangers, and does it learn that the peer has closed its port?",
+        "This UDP socket calls connect(peer), then the stranger sends again. Is that heard, and does the socket learn that the peer has closed its port?",
         [
             ("connect fails: UDP has no connections", None),
-            ("strangers yes, the closed port no", Some((true, false))),
-            ("strangers no, the closed port yes", Some((false, true))),
-            ("strangers no, the closed port no", Some((false, false))),
+            ("the stranger yes, the closed port no", Some((true, false))),
+            ("the stranger no, the closed port yes", Some((false, true))),
+            ("the stranger no, the closed port no", Some((false, false))),
         ],
         Predicts { source: Some(None), kit: Some((false, true)) },
     )?;

@@ -45,7 +45,7 @@ pub fn still_connected(stage: &mut Stage) -> Result<Verdict> {
             ("nothing: bind succeeds", (None, Ok(()))),
             ("FIN-WAIT-2: bind succeeds", (Some(State::FinWait2), Ok(()))),
             ("FIN-WAIT-2: bind fails until the client closes", (Some(State::FinWait2), Err(Errno::EADDRINUSE))),
-            ("TIME-WAIT: bind fails for a minute", (Some(State::TimeWait), Err(Errno::EADDRINUSE))),
+            ("TIME-WAIT: bind fails for some time", (Some(State::TimeWait), Err(Errno::EADDRINUSE))),
         ],
         Predicts {
             source: Some((Some(State::TimeWait), Err(Errno::EADDRINUSE))),
@@ -63,7 +63,7 @@ pub fn still_connected(stage: &mut Stage) -> Result<Verdict> {
     let [listener, left, _] = stage.kernel([("listener", listener), ("server", conn), ("client", client)])?;
     ensure!(listener.is_none(), "the listener outlived its process");
 
-    // The new run, first as the handout has it.
+    stage.say("new run", "first without SO_REUSEADDR, as the handout has it, and then with it");
     let without = bind_again(stage, server_addr, false)?;
     ensure!(without == Err(Errno::EADDRINUSE), "without SO_REUSEADDR bind should fail");
     let with = bind_again(stage, server_addr, true)?;

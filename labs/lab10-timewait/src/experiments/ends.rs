@@ -72,8 +72,8 @@ pub fn both_at_once(stage: &mut Stage) -> Result<Verdict> {
     fill(stage, "server", &conn_sock)?;
 
     let question = stage.ask(
-        "Both receive windows are full, so a FIN waits behind unsent bytes. Each end sends its FIN before the FIN of \
-         the other end has arrived. Which ends are left in TIME-WAIT?",
+        "Both ends close while unsent bytes hold their FINs back. Then both programs read, and each FIN leaves before \
+         the other one has arrived. Which ends are left in TIME-WAIT?",
         [
             ("the client's end only", (true, false)),
             ("the server's end only", (false, true)),

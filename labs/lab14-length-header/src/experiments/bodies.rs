@@ -5,11 +5,11 @@ use std::{net::Shutdown, os::fd::AsRawFd, thread};
 use anyhow::{Result, ensure};
 use nix::{
     errno::Errno,
-    sys::socket::{MsgFlags, recv, send},
+    sys::socket::{MsgFlags, send},
 };
 use shared::{At, Predicts, Stage, Verdict, escaped, returned};
 
-use super::{connected_pair, let_in, server_role};
+use super::{connected_pair, let_in, receive, server_role};
 use crate::frames::{HEADER, header};
 
 /// What a message of the exam never was: larger than one segment, one buffer, one recv.
@@ -41,7 +41,7 @@ pub fn big_body(stage: &mut Stage) -> Result<Verdict> {
     })?;
     stage.client(format_args!("a thread sends the header and {BODY} bytes through descriptor {client_fd}"));
     let mut buffer = [0; HEADER];
-    let received = recv(conn_fd, &mut buffer, MsgFlags::empty());
+    let received = receive(&conn_sock, &mut buffer);
     stage.server(format_args!("recv({conn_fd}, 64) = {}", returned(&received)));
     ensure!(received == Ok(HEADER), "the header came in pieces: {received:?}");
 
@@ -56,7 +56,7 @@ pub fn big_body(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some(Returns::All), kit: Returns::Part },
     )?;
     let mut body = vec![0; BODY];
-    let received = recv(conn_fd, &mut body, MsgFlags::empty());
+    let received = receive(&conn_sock, &mut body);
     stage.server(format_args!("recv({conn_fd}, {BODY}) = {}", returned(&received)));
     let first = received.at("recv", "")?;
     let observed = match first {
@@ -65,16 +65,15 @@ pub fn big_body(stage: &mut Stage) -> Result<Verdict> {
         0 => Returns::Nothing,
         _ => Returns::Part,
     };
-    let next = recv(conn_fd, &mut buffer, MsgFlags::empty()).at("recv", "")?;
+    let next = receive(&conn_sock, &mut buffer).at("recv", "")?;
     stage.server(format_args!("recv({conn_fd}, 64) = {next}  taken for the next header: {:?}", escaped(&buffer[..8])));
 
     // Done right: go on until all of it is there.
     let (mut collected, mut calls) = (first + next, 2);
     while collected < BODY {
-        match recv(conn_fd, &mut body[collected..], MsgFlags::empty()) {
+        match receive(&conn_sock, &mut body[collected..]) {
             Ok(0) => break,
             Ok(bytes_read) => (collected, calls) = (collected + bytes_read, calls + 1),
-            Err(Errno::EINTR) => {}
             Err(errno) => return Ok(Err(errno).at("recv", "")?),
         }
     }
@@ -112,7 +111,7 @@ pub fn short_body(stage: &mut Stage) -> Result<Verdict> {
     client_sock.shutdown(Shutdown::Write).at("shutdown", addr)?;
     stage.client(format_args!("shutdown({client_fd}, SHUT_WR) = 0"));
     let mut buffer = [0; 2048];
-    let received = recv(client_fd, &mut buffer, MsgFlags::empty());
+    let received = receive(&client_sock, &mut buffer);
     stage.client(format_args!("recv({client_fd}, 2048) = {}", returned(&received)));
     let observed = match received {
         Ok(0) => Naive::Fails,

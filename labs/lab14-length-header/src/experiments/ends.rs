@@ -12,13 +12,13 @@ use nix::{
     errno::Errno,
     sys::{
         signal::{Signal, kill},
-        socket::{MsgFlags, recv, send},
+        socket::{MsgFlags, send},
     },
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{LIMIT, framed, let_in, server_role};
+use super::{LIMIT, framed, let_in, receive, server_role};
 use crate::connection::RECEIVED;
 
 /// So long the handler may do what it does.
@@ -102,7 +102,7 @@ pub fn other_word(stage: &mut Stage) -> Result<Verdict> {
     for word in ["DISCONNECT", "still there?"] {
         let sent = send(client_fd, &framed(word), MsgFlags::empty());
         stage.client(format_args!("send({client_fd}, {}) = {}  header and {word:?}", 64 + word.len(), returned(&sent)));
-        let received = recv(client_fd, &mut buffer, MsgFlags::empty());
+        let received = receive(&client_sock, &mut buffer);
         stage.client(format_args!("recv({client_fd}, 2048) = {}", returned(&received)));
         observed = match received {
             Ok(0) => Server::Ends,

@@ -4,10 +4,10 @@ use std::{fs, os::fd::AsRawFd};
 
 use anyhow::{Context, Result, ensure};
 use kernel::Pair;
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::sys::socket::{MsgFlags, send};
 use shared::{At, Predicts, Role, Stage, Verdict, escaped, returned};
 
-use super::{connected_pair, let_in, server_role};
+use super::{connected_pair, let_in, receive, server_role};
 use crate::{
     frames::{HEADER, header, length},
     naive::claimed_length,
@@ -39,7 +39,7 @@ pub fn two_pieces(stage: &mut Stage) -> Result<Verdict> {
     let first = send(client_fd, piece, MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, {}) = {}  {:?}", piece.len(), returned(&first), start_of(piece)));
     let mut buffer = [0; HEADER];
-    let received = recv(conn_fd, &mut buffer, MsgFlags::empty());
+    let received = receive(&conn_sock, &mut buffer);
     stage.server(format_args!("recv({conn_fd}, 64) = {}", returned(&received)));
     let bytes_read = received.at("recv", "")?;
     let observed = claimed_length(&buffer[..bytes_read]).map_err(|_| ());
@@ -51,17 +51,17 @@ pub fn two_pieces(stage: &mut Stage) -> Result<Verdict> {
     let second = send(client_fd, rest, MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, {}) = {}  {:?}", rest.len(), returned(&second), start_of(rest)));
     let mut body = vec![0; observed.unwrap_or(0).min(HEADER)];
-    let received = recv(conn_fd, &mut body, MsgFlags::empty());
+    let received = receive(&conn_sock, &mut body);
     stage.server(format_args!("recv({conn_fd}, {}) = {}", body.len(), returned(&received)));
     stage.server(format_args!("takes {:?} for the message", start_of(&body)));
 
     // The same two pieces, done right: recv again until 64 bytes are there.
     let (client_sock, conn_sock) = connected_pair()?;
-    let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
+    let client_fd = client_sock.as_raw_fd();
     let (mut collected, mut calls) = (0, 0);
     send(client_fd, &whole[..2], MsgFlags::empty()).at("send", "")?;
     while collected < HEADER {
-        collected += recv(conn_fd, &mut buffer[collected..], MsgFlags::empty()).at("recv", "")?;
+        collected += receive(&conn_sock, &mut buffer[collected..]).at("recv", "")?;
         calls += 1;
         if calls == 1 {
             send(client_fd, &whole[2..], MsgFlags::empty()).at("send", "")?;
@@ -154,7 +154,7 @@ pub fn no_number(stage: &mut Stage) -> Result<Verdict> {
     let sent = send(client_fd, &bad_header, MsgFlags::empty());
     stage.client(format_args!("send({client_fd}, 64) = {}  \"-1\" and 62 spaces", returned(&sent)));
     let mut buffer = [0; 2048];
-    let received = recv(client_fd, &mut buffer, MsgFlags::empty());
+    let received = receive(&client_sock, &mut buffer);
     stage.client(format_args!("recv({client_fd}, 2048) = {}", returned(&received)));
     let observed = match received {
         Ok(0) => {
@@ -174,7 +174,7 @@ pub fn no_number(stage: &mut Stage) -> Result<Verdict> {
         let mut bad_header = [b' '; HEADER];
         bad_header[..bad.len()].copy_from_slice(bad.as_bytes());
         send(client_fd, &bad_header, MsgFlags::empty()).at("send", addr)?;
-        let bytes_read = recv(client_fd, &mut buffer, MsgFlags::empty()).at("recv", addr)?;
+        let bytes_read = receive(&client_sock, &mut buffer).at("recv", addr)?;
         let answer = escaped(&buffer[..bytes_read]);
         stage.say("mended", format_args!("to {bad:?}: {answer}"));
         ensure!(answer.starts_with("Error: the header "), "to {bad:?} the server answered {answer:?}");

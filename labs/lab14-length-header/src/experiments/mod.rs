@@ -6,11 +6,16 @@ mod headers;
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    os::fd::AsRawFd,
     time::Duration,
 };
 
 use anyhow::{Context, Result};
-use kernel::need::{BUFFERS, LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS};
+use nix::{
+    errno::Errno,
+    sys::socket::{MsgFlags, recv},
+};
 use shared::{At, Experiment, Lesson, Role};
 use socket2::{Domain, Socket, Type};
 
@@ -22,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends are on this machine",
-    needs: &[LOOPBACK, PORTS, BUFFERS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS, BUFFERS],
     experiments: &[
         Experiment {
             id: "two-pieces",
@@ -119,6 +124,16 @@ fn connected_pair() -> Result<(Socket, Socket)> {
     client_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
     conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", server_addr)?;
     Ok((client_sock, conn_sock)) // the listener is closed here: one connection is enough
+}
+
+/// recv(2). After Ctrl-Z and fg a call with SO_RCVTIMEO is not restarted, signal(7): so it is called again.
+fn receive(sock: &Socket, buffer: &mut [u8]) -> nix::Result<usize> {
+    loop {
+        match recv(sock.as_raw_fd(), buffer, MsgFlags::empty()) {
+            Err(Errno::EINTR) => {}
+            received => return received,
+        }
+    }
 }
 
 /// The real server as a child process, on a port of the kernel's choice.
