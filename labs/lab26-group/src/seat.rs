@@ -24,6 +24,8 @@ use crate::{
 const GOODBYE_LIMIT: Duration = Duration::from_secs(2);
 /// So many lines may wait until the group has taken this member in; the keyboard waits for the rest.
 const LINES_LIMIT: usize = 100;
+/// So many names are remembered.
+const NAMES_LIMIT: usize = 2000;
 /// Of so many clients the last number is remembered, so that no text is said twice.
 const CLIENTS_LIMIT: usize = 1000;
 
@@ -101,6 +103,9 @@ impl<'a> Seat<'a> {
             return if self.settled { udp::send(&self.own_sock, &here.bytes(), peer_addr) } else { Ok(()) };
         }
         if let Datagram::Alive(alive) = &datagram {
+            if self.names.len() >= NAMES_LIMIT {
+                self.names.clear(); // the next heartbeats bring those of the living
+            }
             self.names.insert(alive.from, alive.name.clone());
         }
         self.member.hear(&datagram, self.started.elapsed());

@@ -123,6 +123,23 @@ fn what_was_typed_before_the_end_of_input_is_still_said() {
 }
 
 #[test]
+fn who_joins_later_has_nothing_that_was_said_before_and_all_that_follows() {
+    for order in ["fifo", "causal", "total"] {
+        let group = own_group();
+        let addr = group.addr.to_string();
+        let mut ann = members(&group, &["ann"], &["--order", order]).remove(0);
+        ann.type_line("before").unwrap();
+        ann.wait_for("ann: before\n").unwrap();
+        let args = ["member", "bob", &addr, "--order", order, "--heartbeat", "200"];
+        let mut bob = Role::spawn(Command::new(LAB).args(args)).unwrap();
+        bob.wait_for("* bob is in the group\n").unwrap();
+        ann.type_line("after").unwrap();
+        bob.wait_for("ann: after\n").unwrap();
+        assert!(!bob.printed().contains("before"), "{order}: {}", bob.printed());
+    }
+}
+
+#[test]
 fn members_that_lose_datagrams_show_the_same_in_the_same_order() {
     let group = own_group();
     let names = ["ann", "bob", "cid"];

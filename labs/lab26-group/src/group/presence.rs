@@ -7,6 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use super::{Alive, Id, Settings};
 
+/// No more members are listened to.
+const PEERS: usize = 500;
 /// So many dead are remembered.
 const GRAVES: usize = 200;
 
@@ -39,6 +41,9 @@ impl Presence {
             return false; // our next heartbeat tells it so
         }
         let new = !self.peers.contains_key(&alive.from);
+        if new && self.peers.len() >= PEERS {
+            return false;
+        }
         if new {
             self.expect(alive.from, now);
         }

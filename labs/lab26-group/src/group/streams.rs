@@ -9,6 +9,8 @@ use super::{Id, Item, ItemId};
 
 /// So many texts of each sender are kept for others who may ask.
 pub const KEPT: usize = 1000;
+/// Texts of no more senders are kept: a heartbeat has to name them all in one datagram.
+const SENDERS: usize = 500;
 /// A stranger's number makes no gap longer than this.
 const GAP: u32 = 1000;
 /// After so many questions to each member, nobody has it.
@@ -68,8 +70,15 @@ impl Streams {
         self.0.entry(id).or_insert_with(|| Stream::new(base))
     }
 
+    fn is_full(&self, id: Id) -> bool {
+        self.0.len() >= SENDERS && !self.0.contains_key(&id)
+    }
+
     /// Takes a text; false for one that is here already, or not wanted.
     pub fn store(&mut self, item: &Rc<Item>, first_question: Duration, base: u32) -> bool {
+        if self.is_full(item.from) {
+            return false;
+        }
         let stream = self.of(item.from, base);
         if item.number <= stream.base {
             return false;
@@ -90,6 +99,9 @@ impl Streams {
 
     /// Somebody has the texts of `id` up to this one.
     pub fn heard_of(&mut self, (id, number): ItemId, first_question: Duration, base: u32) {
+        if self.is_full(id) {
+            return;
+        }
         let stream = self.of(id, base);
         if number > stream.high {
             stream.heard_of(number, first_question);
