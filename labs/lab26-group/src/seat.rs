@@ -137,8 +137,11 @@ impl<'a> Seat<'a> {
         self.names.get(&id).cloned().unwrap_or_else(|| format!("#{id}"))
     }
 
-    /// Sends what the member has to send, and shows what it has to tell.
+    /// Sends what the member has to send, and then shows what it has to tell: what is shown has been sent.
     fn after(&mut self) -> Result<()> {
+        for datagram in self.member.take_out() {
+            udp::send(&self.own_sock, &datagram.bytes(), self.args.group)?;
+        }
         for event in self.member.take_events() {
             let told = match event {
                 Event::Delivered(item) => format!("{}: {}", self.name(item.from), escaped(item.text.as_bytes())),
@@ -155,9 +158,6 @@ impl<'a> Seat<'a> {
                 }
             };
             self.screen.line(told);
-        }
-        for datagram in self.member.take_out() {
-            udp::send(&self.own_sock, &datagram.bytes(), self.args.group)?;
         }
         Ok(())
     }

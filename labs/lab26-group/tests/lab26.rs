@@ -259,6 +259,18 @@ fn names_groups_and_numbers_that_make_no_sense_are_refused() {
 }
 
 #[test]
+fn a_taken_port_and_a_privileged_one_are_refused() {
+    // Without SO_REUSEADDR: nobody may share it.
+    let taken = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let sock = UdpSocket::bind(("239.251.0.1", port)).unwrap();
+    let addr = sock.local_addr().unwrap().to_string();
+    let (code, stderr) = failed(Command::new(LAB).args(["member", "ann", &addr]));
+    assert!(code == 1 && stderr.contains(&format!("bind {addr}: EADDRINUSE (98)")), "{code} {stderr}");
+    testkit::assert_privileged_port_is_refused(LAB, &["member", "ann", "239.251.0.1:80"], "239.251.0.1:80");
+}
+
+#[test]
 fn the_same_seed_plays_the_same_run() {
     let runs = [simulate(&["--seed", "7"]), simulate(&["--seed", "7"])];
     assert_eq!(runs[0], runs[1]);
