@@ -283,6 +283,9 @@ fn broken_protocols_are_found_by_the_program_and_the_whole_one_is_not() {
         (&["--runs", "50"][..], 0),
         (&["--runs", "100", "--order", "causal", "--broken", "clock"], 1),
         (&["--runs", "20", "--order", "fifo", "--broken", "repair"], 1),
+        (&["--runs", "75", "--order", "total", "--broken", "flush"], 1),
+        (&["--seed", "300", "--order", "total", "--broken", "clock"], 1),
+        (&["--seed", "300", "--order", "total"], 0),
     ] {
         let (code, stdout) = simulate(args);
         assert_eq!(code, status, "{args:?}: {stdout}");
