@@ -19,15 +19,15 @@ use crate::udp::LO;
 
 const MEMBERS: usize = 20;
 const GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 26, 26, 26), 53126);
-/// IPv4 packets that were sent; IPv6 has packets of its own on lo.
-const COUNTER: &str = "IpOutRequests";
+/// UDP datagrams that were sent: IGMP and IPv6 have packets of their own on lo.
+const COUNTER: &str = "UdpOutDatagrams";
 const LIMIT: Duration = Duration::from_secs(5);
 
 pub fn one_packet(stage: &mut Stage) -> Result<Verdict> {
     stage.say("network", "unshare -Urn: a private one, with lo only");
     let question = stage.ask(
-        "A text goes to 20 members: first by one sendto to their group, then by one sendto to each. How many IPv4 packets \
-         does the kernel count?",
+        "A text goes to 20 members: first by one sendto to their group, then by one sendto to each. How many UDP datagrams \
+         does the kernel count as sent?",
         [
             ("to the group 1, one by one 20", (1, 20)),
             ("to the group 20, one by one 20", (20, 20)),
@@ -40,7 +40,7 @@ pub fn one_packet(stage: &mut Stage) -> Result<Verdict> {
     counter.wait_for_within("ready\n", START_LIMIT)?;
     let mut packets = [0; 2];
     for packets in &mut packets {
-        let line = counter.line_with(" IpOutRequests +")?;
+        let line = counter.line_with(" UdpOutDatagrams +")?;
         stage.say("counted", line.trim());
         *packets = line.split_whitespace().last().and_then(|word| word.parse().ok()).context("the line is cut")?;
     }
@@ -73,7 +73,8 @@ pub fn run() -> Result<()> {
     let before = Counters::read()?;
     send(&send_sock, GROUP)?;
     let received = received(&socks);
-    screen.line(format_args!("sendto x1 to the group, {received} received; IpOutRequests +{}", before.risen(COUNTER)?));
+    screen
+        .line(format_args!("sendto x1 to the group, {received} received; UdpOutDatagrams +{}", before.risen(COUNTER)?));
 
     let before = Counters::read()?;
     for sock in &alone {
@@ -81,7 +82,8 @@ pub fn run() -> Result<()> {
         send(&send_sock, addr)?;
     }
     let received = self::received(&alone);
-    screen.line(format_args!("sendto x20 one by one, {received} received; IpOutRequests +{}", before.risen(COUNTER)?));
+    screen
+        .line(format_args!("sendto x20 one by one, {received} received; UdpOutDatagrams +{}", before.risen(COUNTER)?));
     Ok(())
 }
 
