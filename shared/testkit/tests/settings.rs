@@ -25,8 +25,8 @@ use std::{
 use kernel::namespace::{self, NAMESPACE};
 use testkit::{Finished, root, run, skip_without};
 
-/// How many demos run at the same time: they wait most of it.
-const AT_ONCE: usize = 4;
+/// How many demos run at the same time.
+const AT_ONCE: usize = 2;
 /// The exit status of the shell that could not make a setting.
 const NOT_SET: i32 = 99;
 
