@@ -2,7 +2,6 @@
 
 use std::{
     io::{pipe, stdin},
-    net::SocketAddr,
     os::fd::AsFd,
     process::ExitCode,
     sync::Arc,
@@ -10,8 +9,9 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dxr::Value;
+use kernel::Patience;
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -29,12 +29,15 @@ use crate::{
 
 /// Bytes asked of one read.
 const CHUNK: usize = 65_536;
+/// Longer than anybody waits: no limit at all.
+const FOREVER: Duration = Duration::from_secs(1 << 40);
 
 /// Publishes, reads, or both, as the arguments say. Any error ends the client: the lecture's policy.
 pub fn run(args: &ClientArgs) -> Result<ExitCode> {
     let stop = Stop::on_signals()?;
     let pause = Pause::new(args.pause, &stop);
-    let mut caller = Caller { stop: &stop, pause, screen: Screen::new() };
+    let limit = if args.timeout == 0 { FOREVER } else { Duration::from_secs(args.timeout.into()) };
+    let mut caller = Caller { stop: &stop, limit, pause, screen: Screen::new() };
     let message = match args.publish.as_deref() {
         Some("-") => match caller.standard_input()? {
             Some(message) => Some(message),
@@ -47,6 +50,8 @@ pub fn run(args: &ClientArgs) -> Result<ExitCode> {
 
 struct Caller<'a> {
     stop: &'a Stop,
+    /// For one call. Not the library's: its recv would fail after Ctrl-Z and fg, see signal(7).
+    limit: Duration,
     pause: Pause<'a>,
     screen: Screen,
 }
@@ -54,21 +59,24 @@ struct Caller<'a> {
 impl Caller<'_> {
     /// All calls; `None` after Ctrl-C.
     fn calls(&mut self, args: &ClientArgs, message: Option<Vec<u8>>) -> Result<Option<()>> {
-        let limit = (args.timeout != 0).then(|| Duration::from_secs(args.timeout.into()));
         let addr = match args.name.clone() {
             None => args.address,
             Some(name) => {
-                let names = Proxy::new(args.names, limit);
+                let names = Proxy::new(args.names, None);
                 let told = format!("lookup(\"{name}\")");
                 let Some(found) = self.beside(&told, move || lookup(&names, &name))? else { return Ok(None) };
                 found.map_err(Failure::into_error).with_context(|| format!("ask the name server {}", args.names))?
             }
         };
-        let proxy = Arc::new(Proxy::new(addr, limit));
+        let proxy = Arc::new(Proxy::new(addr, None));
         let mut call = |name: &'static str, params: Vec<Value>| -> Result<Option<Value>> {
             let (proxy, told) = (Arc::clone(&proxy), format!("{name}({})", shown(&params)));
             let Some(result) = self.beside(&told, move || proxy.call(name, params))? else { return Ok(None) };
-            Ok(Some(result.map_err(Failure::into_error).with_context(|| called(name, addr))?))
+            match result {
+                Ok(value) => Ok(Some(value)),
+                Err(Failure::Connect(error, _)) => Err(error), // it names the address
+                Err(failure) => Err(failure.into_error()).with_context(|| format!("{name} at {addr}")),
+            }
         };
         let mut lines = Vec::new();
         if args.methods {
@@ -107,16 +115,18 @@ impl Caller<'_> {
             result
         });
         let running = running.context("cannot start a thread; see the limit: ulimit -u")?;
+        let mut patience = Patience::new(self.limit);
         loop {
             let mut fds =
                 [PollFd::new(self.stop.as_fd(), PollFlags::POLLIN), PollFd::new(done.as_fd(), PollFlags::POLLIN)];
-            let woken = poll(&mut fds, PollTimeout::NONE);
+            let woken = poll(&mut fds, PollTimeout::try_from(patience.step()).unwrap_or(PollTimeout::ZERO));
             if self.stop.requested() {
                 return Ok(None); // the process ends, and the kernel closes its sockets
             }
             if woken.is_ok() && fds[1].any() == Some(true) {
                 return running.join().map(Some).map_err(|_| anyhow::anyhow!("the stub's thread ended badly"));
             }
+            ensure!(!patience.is_over(), "{call}: no answer in {:?}; nobody knows whether it was done", self.limit);
         }
     }
 
@@ -138,10 +148,6 @@ impl Caller<'_> {
             }
         }
     }
-}
-
-fn called(name: &str, addr: SocketAddr) -> String {
-    format!("call {name} at {addr}")
 }
 
 fn array(value: Value) -> Result<Vec<Value>> {

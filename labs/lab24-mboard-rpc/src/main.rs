@@ -161,7 +161,7 @@ struct NamesArgs {
     /// Seconds in which a call must be whole, and then its answer taken; 0: no limit
     #[arg(long, default_value_t = 30, value_name = "SECONDS")]
     deadline: u16,
-    /// Wait for Enter before each socket call
+    /// Wait for Enter before each socket call, up to accept
     #[arg(long)]
     pause: bool,
 }

@@ -44,7 +44,13 @@ pub fn run(args: &NamesArgs) -> Result<()> {
     let stop = Stop::on_signals()?;
     let names = Names { lease: Duration::from_secs(args.lease.into()), known: Mutex::default() };
     let banner = format!("A name is kept for {} s", args.lease);
-    let serving = Serving { address: args.address, deadline: args.deadline, pause: args.pause, ..Serving::default() };
+    let serving = Serving {
+        address: args.address,
+        deadline: args.deadline,
+        threaded: true,
+        pause: args.pause,
+        ..Serving::default()
+    };
     serve_calls(&serving, &names, &banner, &stop, |_| Ok(()), |_| {})
 }
 

@@ -43,7 +43,7 @@ impl fmt::Display for Failure {
         match self {
             Failure::Fault(fault) => write!(f, "fault {}: {}", fault.code(), escaped(fault.string().as_bytes())),
             Failure::Connect(error, _) | Failure::Malformed(error) => write!(f, "{error:#}"),
-            Failure::Unknown(how) => write!(f, "{how}: whether the call was done is unknown"),
+            Failure::Unknown(how) => f.write_str(how),
         }
     }
 }
@@ -53,6 +53,7 @@ impl Failure {
     pub fn into_error(self) -> Error {
         match self {
             Failure::Connect(error, _) => error,
+            Failure::Unknown(how) => anyhow!("{how}; nobody knows whether the call was done"),
             failure => Error::new(failure),
         }
     }

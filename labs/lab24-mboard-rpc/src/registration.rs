@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Error, Result, ensure};
 use dxr::Value;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use shared::{Screen, Stop};
@@ -21,6 +21,7 @@ const LIMIT: Duration = Duration::from_secs(2);
 
 /// Registers, or says why not.
 pub fn first(names: SocketAddr, name: &str, addr: SocketAddr) -> Result<()> {
+    ensure!(!addr.ip().is_unspecified(), "nobody can be told to call {}: listen on one address with --name", addr.ip());
     let lease = register(names, name, addr).with_context(|| format!("register {name} at the name server {names}"))?;
     Screen::new().line(format_args!("Registered as {name} at {names}, for {} s", lease.as_secs()));
     Ok(())

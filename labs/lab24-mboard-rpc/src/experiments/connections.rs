@@ -73,7 +73,7 @@ pub fn connected(stage: &mut Stage) -> Result<Verdict> {
     let count = |stage: &mut Stage, after: &str| -> Result<usize> {
         let all = ends(server_addr.port())?;
         let count = all.iter().filter(|row| row.pair.peer == server_addr && row.state == State::Established).count();
-        stage.say("kernel", format_args!("{after}: {count} connections to a server that listens"));
+        stage.say("kernel", format_args!("{after}: connections to a server that listens: {count}"));
         Ok(count)
     };
     let present = proxy(server_addr);

@@ -52,7 +52,7 @@ pub fn killed_in_call(stage: &mut Stage) -> Result<Verdict> {
             Gets::TheFirstError
         }
     };
-    stage.verdict(question, observed, "no error says what was done; a function call here is done once, or not at all")
+    stage.verdict(question, observed, "the error does not say whether the call was done: asking again may do it twice")
 }
 
 /// Calls publish on a server with these options, which is killed in the middle of it.

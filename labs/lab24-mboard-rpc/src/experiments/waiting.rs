@@ -11,7 +11,7 @@ use dxr::Value;
 use kernel::{Patience, State, tcp_sockets, wait_until};
 use shared::{Predicts, Stage, Verdict};
 
-use super::{LIMIT, SILENCE, server_role};
+use super::{LIMIT, SILENCE, proxy, server_role};
 use crate::proxy::{Failure, Proxy};
 
 type Answer = Result<Value, Failure>;
@@ -31,7 +31,7 @@ pub fn behind_the_slow(stage: &mut Stage) -> Result<Verdict> {
             stage.say("mended", "the same with server --threaded: a thread for each connection");
         }
         let (mut server, server_addr) = server_role(options)?;
-        let slow = beside(Proxy::new(server_addr, None), "slow", vec![]);
+        let slow = beside(proxy(server_addr), "slow", vec![]);
         server.wait_for("slow: waits for Enter\n")?;
         stage.say("client A", "calls slow(); the server's method is at work");
         if !threaded {
@@ -45,7 +45,7 @@ pub fn behind_the_slow(stage: &mut Stage) -> Result<Verdict> {
                 Predicts { source: None, kit: Gets::AnswerAfterSlow },
             )?);
         }
-        let fast = beside(Proxy::new(server_addr, None), "last", vec![Value::Integer(0)]);
+        let fast = beside(proxy(server_addr), "last", vec![Value::Integer(0)]);
         if threaded {
             let answer = within(&fast, LIMIT)?.context("with threads B has no answer")?;
             stage.say("client B", format_args!("last(0) has {}", told(&answer)));
