@@ -10,7 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use dxr::Value;
-use kernel::{Pair, State};
+use kernel::{Pair, Row, State};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv, send},
@@ -119,7 +119,8 @@ pub fn connections(stage: &mut Stage) -> Result<Verdict> {
     server.wait_for(" closed: ")?;
     stage.client(format_args!("{calls} calls: listMethods, {MESSAGES} times publish, {MESSAGES} times get"));
     stage.say("kernel", format_args!("{} connections to the server's port", pairs.len()));
-    let waiting = ends(server_addr.port())?.into_iter().filter(|row| row.state == State::TimeWait);
+    let ours = |row: &Row| row.state == State::TimeWait && pairs.contains(&as_one(row.pair, server_addr));
+    let waiting = ends(server_addr.port())?.into_iter().filter(ours);
     let (at_server, at_client): (Vec<_>, Vec<_>) = waiting.partition(|row| row.pair.local == server_addr);
     stage.say(
         "kernel",
@@ -177,15 +178,14 @@ fn one_call(stage: &mut Stage) -> Result<()> {
 /// Makes the calls with one proxy, and looks at the kernel's table after each: how many calls, and which connections.
 fn calls(server_addr: SocketAddr) -> Result<(usize, HashSet<(SocketAddr, SocketAddr)>)> {
     let client = proxy(server_addr);
+    // An earlier program may have had this port, and left its TIME-WAITs.
+    let before: Vec<_> = ends(server_addr.port())?.iter().map(|row| as_one(row.pair, server_addr)).collect();
     let (mut calls, mut pairs) = (0, HashSet::new());
     let mut call = |name: &str, params: Vec<Value>| -> Result<Value> {
         let result = client.call(name, params)?;
         calls += 1;
-        for row in ends(server_addr.port())? {
-            // Both ends of a connection are one.
-            let Pair { local, peer } = row.pair;
-            pairs.insert(if local == server_addr { (local, peer) } else { (peer, local) });
-        }
+        let all = ends(server_addr.port())?.into_iter().map(|row| as_one(row.pair, server_addr));
+        pairs.extend(all.filter(|pair| !before.contains(pair)));
         Ok(result)
     };
     call("system.listMethods", vec![])?;
@@ -197,4 +197,9 @@ fn calls(server_addr: SocketAddr) -> Result<(usize, HashSet<(SocketAddr, SocketA
         call("get", vec![id])?;
     }
     Ok((calls, pairs))
+}
+
+/// A connection, from whichever of its ends it is seen: the server's address first.
+fn as_one(Pair { local, peer }: Pair, server_addr: SocketAddr) -> (SocketAddr, SocketAddr) {
+    if local == server_addr { (local, peer) } else { (peer, local) }
 }
