@@ -116,7 +116,7 @@ mod tests {
             (CALL.replace(": 5", ": 99999999999999999999"), 400),
             (CALL.replace(": 5", ": -5"), 400),
             ("1:Hello world!\r\n\r\n".into(), 400),
-            (CALL.replace("Host: here", &"a: b\r\n".repeat(70).trim_end()), 431),
+            (CALL.replace("Host: here", "a: b\r\n".repeat(70).trim_end()), 431),
             ("POST /".to_string() + &"x".repeat(HEADER_LIMIT), 431),
         ] {
             assert_eq!(refused(&text), Some(status), "{text:.60}");
