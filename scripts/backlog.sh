@@ -3,10 +3,12 @@
 #
 # Usage:    scripts/backlog.sh PORT             once
 #           scripts/backlog.sh PORT --watch     every second, until Ctrl-C
+#           scripts/backlog.sh PORT --all       every client, be it thousands
 #
 # Shows the accept queue of the TCP listener on PORT, the clients that are
 # still in SYN-SENT towards it, and the kernel's two counters of dropped SYNs.
-# The command behind it stands above, after `+`: type it yourself.
+# The command behind it stands above, after `+`: type it yourself. At most 20
+# clients are shown, in a low window fewer, and then how many more there are.
 #
 # Needs:    ss (package iproute2) or netstat (package net-tools). Without
 #           them it reads /proc/net. The limit of the queue only ss knows; with
@@ -51,21 +53,25 @@ counters() {
 
 picture() {
     local proto state recvq sendq local_addr peer_addr timer listeners='' early=''
+    local more='' most
+    find_most
     port_command "$port"
     say "+ $command"
     tell_source
     while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr timer _; do
         [[ $proto == tcp ]] || continue
-        if [[ $state == LISTEN && $local_addr == *:"$port" ]]; then
+        if [[ $state == SYN-SENT && $recvq == more ]]; then
+            more="... and $sendq more in SYN-SENT   (--all shows them)"$'\n'
+        elif [[ $state == LISTEN && $local_addr == *:"$port" ]]; then
             listeners+="LISTEN    $local_addr  waiting $recvq, limit $sendq"$'\n'
         elif [[ $state == SYN-SENT && $peer_addr == *:"$port" ]]; then
             early+="SYN-SENT  $local_addr  timer $timer"$'\n'
         fi
-    done < <(rows | LC_ALL=C sort)
+    done < <(few_rows "$most" place | LC_ALL=C sort)
     if [[ -z $listeners ]]; then
         listeners="nobody listens on port $port"$'\n'
     fi
-    listeners+=$early
+    listeners+=$early$more
     say "${listeners%$'\n'}"
     counters ListenOverflows ListenDrops
     say "overflows $(told 0), drops $(told 1)"

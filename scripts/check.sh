@@ -119,6 +119,7 @@ python3     python3             runs the lecture's own programs
 strace      strace              shows system calls, checks what labs print
 tmux        tmux                scripts/classroom.sh
 iperf3      iperf3              cargo bench of lab04 and lab08
+watch       procps              shows threads, with ps: classroom.sh 18
 shellcheck  shellcheck          checks these scripts
 END
 if ! have unshare; then

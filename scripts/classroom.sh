@@ -41,10 +41,12 @@ set -euo pipefail
 #   41>scripts/...     on the right, 41 columns wide; without it, the sockets of
 #                      PORT
 #   9_scripts/...      below all, over the whole width, 9 lines high
+#   client PORT &&     ends by itself; the programs after it wait for that
 # 0 lines are what is left. Where a protocol is named, the first program must
 # hold the port before the others start. PORT and NEXT (the one after it) are
 # replaced; PANES by the process ids of the shells.
-classrooms='
+threads='watch -n 1 ps -L -o pid,tid,stat,psr,comm --ppid PANES'
+classrooms="
 lab01-create|- -|hold --seconds 3600|hold --type stream --seconds 3600|39>scripts/fds.sh --below PANES --watch
 lab02-bind|udp 7020|hold PORT|hold PORT --tcp|hold 127.0.0.2:PORT
 lab03-datagram|udp 7030|receive PORT --count 0|send PORT --bind 127.0.0.1:NEXT
@@ -57,9 +59,14 @@ lab09-shutdown|tcp 7090|8^server PORT|client PORT|client PORT
 lab10-timewait|tcp 7100|6^server PORT --close-first|client PORT|5_countdown PORT
 lab11-states|- 7110|14^hold closing --port PORT --seconds 3600|0_scripts/states.sh PORT --watch
 lab12-broken-pipe|tcp 7120|9^server PORT|client PORT
-lab13-echo-pool|tcp 8080|8^server-multi PORT|client localhost PORT|client localhost PORT|45>scripts/states.sh PORT --watch
+lab13-echo-pool|tcp 8080|7^server-multi PORT|4^client localhost PORT|4^client localhost PORT|0_scripts/states.sh PORT --watch
 lab14-length-header|tcp 5050|8^server PORT|client PORT|client PORT
-'
+lab15-mboard-udp|udp 7150|9^server PORT|client PORT --publish Hello &&|client PORT
+lab16-mboard-sessions|udp 7160|6^server PORT|3^relay NEXT --to 127.0.0.1:PORT --delay-ms 20 --drop 20|4^client NEXT --publish - <README.md|client NEXT --publish Hello
+lab17-mboard-tcp|tcp 7170|10^server PORT|client PORT --publish Hello &&|client PORT &&|client PORT --publish -
+lab18-threads|- -|hello 4 --stay|lock|47>$threads
+lab23-guessword|tcp 7230|10^server PORT|client ann PORT|client bob PORT
+"
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else
 
@@ -98,13 +105,14 @@ number=${number%%-*}
 if [[ $demo == yes ]]; then
     # A demo needs 60 columns.
     line="$lab|- -|demo --pause|39>scripts/states.sh --below PANES --watch"
-    if [[ $number == 01 ]]; then line=${line/states.sh/fds.sh}; fi
+    case $number in
+    01) line=${line/states.sh/fds.sh} ;;
+    18) line="${line%%>*}>$threads" ;;
+    esac
 else
-    line=$(grep "^$lab|" <<<"$classrooms") || {
-        labs=$(sed -n 's/-.*//p' <<<"$classrooms")
-        fail "$lab has no classroom, only: ${labs//$'\n'/ }" \
+    line=$(grep "^$lab|" <<<"$classrooms") ||
+        fail "$lab has no classroom: scripts/classroom.sh has no line for it" \
             "$0 $number --demo"
-    }
 fi
 IFS='|' read -r lab protocol line <<<"$line"
 hosts=two-hosts.sh # found by PATH: a path would wrap
@@ -127,6 +135,9 @@ fi
 IFS='|' read -ra panes_wanted <<<"$line"
 
 have tmux || fail 'tmux is not installed' 'sudo apt install tmux'
+if [[ $line == *'>watch '* ]]; then
+    have watch || fail 'watch is not installed' 'sudo apt install procps'
+fi
 tm() { tmux -L labkit -f /dev/null "$@"; }
 
 # until_true SECONDS COMMAND...: looks again and again, false if in vain.
@@ -240,7 +251,7 @@ port_held() {
             [[ $proto == udp || $state == LISTEN ]]; then
             holder="$state $local_addr, process $process"
         fi
-    done < <(rows)
+    done < <(few_rows 20 place)
     [[ -n $holder ]]
 }
 if [[ $two_hosts == yes ]]; then
@@ -279,6 +290,13 @@ prompt_seen() { [[ $(tm capture-pane -p -t "$1") == '$'* ]]; }
 busy() {
     [[ $(tm display-message -p -t "$1" '#{pane_current_command}') != bash ]]
 }
+
+# The shell asks for the next command.
+ended() {
+    [[ $(tm capture-pane -p -t "$1" | sed '/^$/d' | tail -n 1) == '$' ]]
+}
+
+begun() { busy "$1" || ended "$1"; }
 
 open_or_over() { port_held || ! busy "${program_panes[0]}"; }
 
@@ -399,6 +417,7 @@ for at in "${!watchers[@]}"; do
     *--below*) title='its sockets' ;;
     *' run B '*) title="host B: sockets of port $port" ;;
     *states.sh*) title="sockets of port $port" ;;
+    *'ps -L'*) title='their threads, by ps -L' ;;
     *groups.sh*) title="members of ${watchers[at]##* }" ;;
     *) title=${watchers[at]%% *} ;;
     esac
@@ -408,11 +427,12 @@ tm select-pane -t "${program_panes[0]}"
 
 # What is typed into the pane of a program.
 command_of() { # PLACE
+    local typed=${programs[$1]% &&}
     case $two_hosts,$1 in
-    no,*) printf '%s' "$program ${programs[$1]}" ;;
+    no,*) printf '%s' "$program $typed" ;;
     yes,0) printf '%s' "$hosts up" ;;
-    yes,1) printf '%s' "$hosts run A $program ${programs[$1]}" ;;
-    yes,*) printf '%s' "$hosts run B $program ${programs[$1]}" ;;
+    yes,1) printf '%s' "$hosts run A $program $typed" ;;
+    yes,*) printf '%s' "$hosts run B $program $typed" ;;
     esac
 }
 
@@ -436,7 +456,7 @@ for at in "${!watchers[@]}"; do
     watcher=${watchers[at]//PANES/"${shells#,}"}
     case $watcher in
     *groups.sh*) watcher="while clear; do $watcher; sleep 1; done" ;;
-    scripts/* | "$hosts "*) ;;
+    scripts/* | "$hosts "* | 'watch '*) ;;
     *) watcher="$program $watcher" ;;
     esac
     type_in "${watcher_panes[at]}" "$watcher"
@@ -447,7 +467,10 @@ for at in "${!programs[@]}"; do
     type_in "${program_panes[at]}" "$(command_of "$at")"
     if [[ $step == yes ]]; then continue; fi
     tm send-keys -t "${program_panes[at]}" Enter
-    until_true 2 busy "${program_panes[at]}" || true # one after the other
+    until_true 2 begun "${program_panes[at]}" || true # one after the other
+    if [[ ${programs[at]} == *' &&' ]]; then
+        until_true 5 ended "${program_panes[at]}" || true
+    fi
     if [[ $two_hosts,$at == yes,1 ]]; then
         until_true 10 open_on_a || true
     elif [[ $two_hosts,$at == no,0 && $protocol != - ]]; then

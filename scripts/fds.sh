@@ -111,6 +111,8 @@ descriptors() {
         if [[ $what =~ ^socket:\[([0-9]+)\]$ ]]; then
             inode=${BASH_REMATCH[1]}
             printf -v what '%-15s %s' "$what" "${socket[$inode]-in no table}"
+        elif ((width > 5 && ${#what} > width - 5)); then # a path: its end
+            what=...${what: -(width - 8)}
         fi
         printf -v lines[fd] '%4d %s' "$fd" "$what" # in the order of numbers
     done <<<"$links"

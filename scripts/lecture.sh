@@ -11,7 +11,7 @@
 #
 # Options:  --predict       asks for your prediction first and counts it
 #           --seed N        deals the answers anew
-#           --from N        begins with experiment N of the list
+#           --from N        begins with experiment N of the list; --list, too
 #           --record FILE   keeps predictions and verdicts, a line of JSON each.
 #                           With --from, what FILE holds of the experiments
 #                           before N counts.
@@ -22,16 +22,26 @@
 # How to read it
 #   so far     how many experiments of the list are over, and their minutes. The
 #              minutes are those a class needs, discussion included.
-#   verdicts   as in verify-lecture.sh. `not played` was left out by a key.
+#   verdicts   as in verify-lecture.sh. `not played` was left out by a key; `not
+#              played here` comes before --from N, and FILE does not hold it.
 #   you        how many predictions held.
 #   Quit with q, twice, or with Ctrl-C, whenever you want: the command that goes
-#   on at the same place is the last line. Exit status 1 for any UNEXPECTED, 130
-#   after Ctrl-C.
+#   on at the same place is the last line. Exit status 130 after Ctrl-C, else 1
+#   for any UNEXPECTED.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
 
-parts=() options=() bin='' record='' from=1 only_list=no
+# As it is typed in a shell.
+quoted() {
+    if [[ $1 =~ ^[A-Za-z0-9_./:,+@%-]+$ ]]; then
+        printf '%s' "$1"
+    else
+        printf '%s' "${1@Q}"
+    fi
+}
+
+parts=() options=() bin='' own_bin='' record='' from=1 only_list=no
 while (($#)); do
     case $1 in
     -h | --help) help ;;
@@ -54,6 +64,7 @@ while (($#)); do
         ;;
     --bin)
         take_bin "${2-}"
+        own_bin=$bin
         shift
         ;;
     -*) usage "there is no option $1" ;;
@@ -102,11 +113,18 @@ count=${#labs[@]}
 ((count > 0)) || fail 'these labs list no experiment'
 ((from <= count)) || usage "--from $from: the list has $count experiments"
 
-total=0
-for ((at = 0; at < count; at++)); do total=$((total + minutes[at])); done
-say "$count experiments, $total minutes"
-sum=0
+total=0 sum=0
 for ((at = 0; at < count; at++)); do
+    total=$((total + minutes[at]))
+    if ((at >= from - 1)); then sum=$((sum + minutes[at])); fi
+done
+if ((from > 1)); then
+    say "$((count - from + 1)) of $count experiments, $sum of $total minutes"
+else
+    say "$count experiments, $total minutes"
+fi
+sum=0
+for ((at = from - 1; at < count; at++)); do
     printf -v line '%3d  %-18s %2d  %-18s %3d min, begins after %3d' \
         $((at + 1)) "${labs[at]}" "${numbers[at]}" "${names[at]}" \
         "${minutes[at]}" "$sum"
@@ -119,7 +137,8 @@ kept=$record
 if [[ -z $record ]]; then
     record=$(mktemp "${TMPDIR:-/tmp}/lecture.XXXXXX")
 fi
-touch -- "$record" 2>/dev/null || fail "$record cannot be written"
+{ [[ ! -d $record ]] && touch -- "$record"; } 2>/dev/null ||
+    fail "$record cannot be written"
 
 # A line of the record -> `verdict`, `foreseen` (yes, no, or nothing predicted)
 pattern='"given": (.*), "seen": (.*), "verdict": "([A-Za-z ]+)", "kernel"'
@@ -146,8 +165,12 @@ if ((from > 1)); then
 fi
 
 score() {
-    local done=0 spent=0 held=0 guessed=0 word line='' number
+    local done=0 spent=0 held=0 guessed=0 elsewhere=0 word line='' number
     for ((at = 0; at < next; at++)); do
+        if [[ -z ${verdicts[at]-} ]]; then
+            elsewhere=$((elsewhere + 1))
+            continue
+        fi
         done=$((done + 1)) spent=$((spent + minutes[at]))
         case ${predictions[at]-} in
         yes) held=$((held + 1)) guessed=$((guessed + 1)) ;;
@@ -160,18 +183,33 @@ score() {
         number=$(printf '%s\n' "${verdicts[@]}" | grep -cx "$word") || true
         if ((number > 0)); then line+=", $number $word"; fi
     done
+    if ((elsewhere > 0)); then line+=", $elsewhere not played here"; fi
     if [[ -n $line ]]; then say "verdicts  ${line#, }"; fi
     if ((guessed > 0)); then say "you       foresaw $held of $guessed"; fi
 }
 
+any_unexpected() { [[ " ${verdicts[*]} " == *' UNEXPECTED '* ]]; }
+
 # Ends early: says what goes on here.
 leave() { # STATUS
-    local IFS=' ' line # a signal may have come within `IFS= read`
+    local IFS=' ' line status=$1 # a signal may have come within `IFS= read`
     line="scripts/lecture.sh ${parts[*]}"
     if ((${#options[@]} > 0)); then line+=" ${options[*]}"; fi
+    if [[ -n $own_bin ]]; then line+=" --bin $(quoted "$own_bin")"; fi
+    line+=" --from $((next + 1))"
+    if [[ -n $kept || -s $record ]]; then
+        line+=" --record $(quoted "$record")"
+    else
+        rm -f -- "$record"
+    fi
+    if ((status == 0)) && any_unexpected; then status=1; fi
     say ''
-    say "go on:    $line --from $((next + 1)) --record $record"
-    exit "$1"
+    if ((next < count)); then
+        say "go on:    $line"
+    else
+        say 'that was the lecture'
+    fi
+    exit "$status"
 }
 
 playing=no
@@ -259,4 +297,4 @@ done
 
 say 'that was the lecture'
 if [[ -z $kept ]]; then rm -f -- "$record"; fi
-if [[ " ${verdicts[*]} " == *' UNEXPECTED '* ]]; then exit 1; fi
+if any_unexpected; then exit 1; fi

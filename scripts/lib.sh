@@ -44,15 +44,16 @@ take_bin() {
     bin=$(CDPATH='' cd -- "$1" && pwd)
 }
 
-# take_port_and_watch ARGUMENTS: PORT [--watch] -> `port`, `watch`
+# take_port_and_watch PORT [--watch] [--all] -> `port`, `watch`, `all`
 # shellcheck disable=SC2034 # they are for the script
 take_port_and_watch() {
     local arg
-    port='' watch=no
+    port='' watch=no all=no
     for arg; do
         case $arg in
         -h | --help) help ;;
         --watch) watch=yes ;;
+        --all) all=yes ;;
         -*) usage "there is no option $arg" ;;
         *)
             [[ -z $port ]] || usage "one port, not two: $port and $arg"
@@ -254,6 +255,93 @@ rows_with() {
     if [[ -n $raw ]]; then "from_$from" <<<"$raw"; fi
 }
 
+# How many rows of one state are shown -> `most`; 0 for all of them.
+# shellcheck disable=SC2034 # it is for the script
+find_most() {
+    most=20
+    if [[ $all == yes ]]; then
+        most=0
+    elif [[ $watch == yes ]] && ((lines > 0 && lines < 34)); then
+        most=$((lines < 19 ? 5 : lines - 14)) # what a low window has room for
+    fi
+}
+
+# few_rows MOST place|time [PORTS]: as `rows`, but at most MOST of each state:
+# the first by address, or by the time that is left on the timer. Where some are
+# left out, a row says how many: protocol, state, `more`, how many, `~`. With
+# PORTS, such as `tcp:4444 udp:53`, only what has one of them at either end.
+#
+# The loops over rows below take seconds for thousands of them; awk and sort do
+# not, so they choose first.
+few_rows() {
+    local raw proto state count ports=${3-}
+    if [[ $from == proc && -n $ports ]]; then
+        ports=''
+        for proto in $3; do
+            printf -v ports '%s %s:%04X' "$ports" "${proto%:*}" "${proto#*:}"
+        done
+    fi
+    raw=$(listed)
+    raw=$(awk -v from="$from" -v by="$2" -v ports="$ports" '
+        BEGIN {
+            any = split(ports, list, " ")
+            for (at in list) wanted[list[at]] = 1
+        }
+        from == "ss" { proto = $1; state = $2; ends = $5 " " $6 }
+        from == "netstat" {
+            proto = $1; state = $6; ends = $4 " " $5
+            if (state !~ /^[A-Z]/) state = "UNCONN"
+        }
+        from == "proc" { # /proc/net/tcp6:  12: LOCAL PEER STATE QUEUES TIMER
+            rest = proto = $0
+            sub(/:.*/, "", proto)
+            sub(/.*\//, "", proto)
+            sub(/^[^:]*: *[0-9]+: +/, "", rest)
+            split(rest, field, " ")
+            state = field[3]; ends = field[1] " " field[2]
+        }
+        proto !~ /^(tcp|udp)/ || split(ends, end, " ") != 2 { next }
+        { sub(/6$/, "", proto) }
+        any {
+            sub(/.*:/, proto ":", end[1])
+            sub(/.*:/, proto ":", end[2])
+            if (!(end[1] in wanted) && !(end[2] in wanted)) next
+        }
+        {
+            print proto " " state "\t" (by == "time" ? left() : ends) "\t" $0
+        }
+        # The time on the timer, as a text that sorts.
+        function left(  text, ms) {
+            if (from == "proc") return field[5]
+            if (from == "netstat" && match($0, /\([0-9.]+\//))
+                return sprintf("%012d",
+                    1000 * substr($0, RSTART + 1, RLENGTH - 2))
+            if (!match($0, /timer:\([a-z]+,[^,]*/)) return ""
+            text = substr($0, RSTART, RLENGTH)
+            sub(/.*,/, "", text)
+            if (text ~ /min/) { ms = 60000 * text; sub(/.*min/, "", text) }
+            if (text ~ /^[0-9]+(sec|\.)/) {
+                ms += 1000 * int(text)
+                sub(/^[0-9]+(sec|\.)/, "", text)
+            }
+            return sprintf("%012d", ms + text)
+        }' <<<"$raw" | LC_ALL=C sort -t $'\t' -k 1,2 |
+        awk -F '\t' -v most="$1" '
+        { count[$1]++ }
+        !most || count[$1] <= most { print substr($0, length($1 $2) + 3) }
+        END {
+            for (at in count)
+                if (most && count[at] > most)
+                    print "more " at " " (count[at] - most)
+        }')
+    if [[ -n $raw ]]; then "from_$from" <<<"$raw"; fi
+    while read -r _ proto state count; do
+        if [[ $from == proc ]]; then state=${proc_states[16#$state]-?}; fi
+        rfc_state "$state" "$proto"
+        row "$proto" "$state" more "$count" '~' - - - -
+    done < <(grep '^more ' <<<"$raw")
+}
+
 row() {
     local IFS=$'\t'
     printf '%s\n' "$*"
@@ -297,6 +385,7 @@ from_ss() {
                 "inode ${peer_addr%% *}" - '?' "$inode"
             continue
         fi
+        [[ $proto != more ]] || continue # few_rows tells of it
         rfc_state "$state" "$proto"
         timer=- process=- inode='?'
         if [[ $rest =~ timer:\(([a-z]+),([^,]*),([0-9]+)\) ]]; then
@@ -419,10 +508,11 @@ hex_addr() { # 0100007F:115C -> `addr` 127.0.0.1:4444
     addr="[$words]:$port"
 }
 
+# The states by number, include/net/tcp_states.h; 12 is a request.
+proc_states=(- ESTABLISHED SYN-SENT SYN-RECEIVED FIN-WAIT-1 FIN-WAIT-2
+    TIME-WAIT CLOSED CLOSE-WAIT LAST-ACK LISTEN CLOSING SYN-RECEIVED)
+
 from_proc() {
-    # The states by number, include/net/tcp_states.h; 12 is a request.
-    local states=(- ESTABLISHED SYN-SENT SYN-RECEIVED FIN-WAIT-1 FIN-WAIT-2
-        TIME-WAIT CLOSED CLOSE-WAIT LAST-ACK LISTEN CLOSING SYN-RECEIVED)
     local timers=(- on keepalive timewait persist)
     local inet='^[^:]*/net/(tcp|udp)6?: *[0-9]+: (.*)$'
     local unix='^[^:]*/net/unix:[0-9a-f]+: (.*)$'
@@ -440,7 +530,7 @@ from_proc() {
         proto=${BASH_REMATCH[1]}
         read -r local_addr peer_addr state queues clock tries _ probes inode \
             _ <<<"${BASH_REMATCH[2]}"
-        rfc_state "${states[16#$state]-?}" "$proto"
+        rfc_state "${proc_states[16#$state]-?}" "$proto"
         hex_addr "$local_addr"
         local_addr=$addr
         hex_addr "$peer_addr"

@@ -99,10 +99,10 @@ END
 make src/main.rs <<'END'
 //! What does one recv return where two datagrams wait?
 //!
-//! Terminal 1:   cargo run -p LABNN-WORD -- receive
+//! Terminal 1:   cargo LABNN receive
 //! Terminal 2:   nc -u 127.0.0.1 7778
 //! Watch:        scripts/states.sh 7778 --watch
-//! Experiments:  cargo run -p LABNN-WORD
+//! Experiments:  cargo LABNN
 //!
 //! Compare with lab03-datagram.
 //! Source: ours.
@@ -247,9 +247,9 @@ pub const LESSON: Lesson = Lesson {
         play: first::two_waiting,
     }],
     next: &[
-        ("by hand", "cargo run -p LABNN-WORD -- receive"),
+        ("by hand", "cargo LABNN receive"),
         ("watch", "scripts/states.sh 7778 --watch"),
-        ("sheet", "cargo run -p LABNN-WORD -- sheet"),
+        ("sheet", "cargo LABNN sheet"),
     ],
 };
 END

@@ -3,10 +3,13 @@
 #
 # Usage:    scripts/states.sh PORT             once
 #           scripts/states.sh PORT --watch     every second, until Ctrl-C
-#           scripts/states.sh --below PID [--watch]
+#           scripts/states.sh PORT --all       every row, be it thousands
+#           scripts/states.sh --below PID [--watch] [--all]
 #
 # Shows each TCP and UDP socket with PORT at either end, LISTEN first. The
-# command behind the table stands above it, after `+`: type it yourself.
+# command behind the table stands above it, after `+`: type it yourself. Of each
+# state 20 rows are shown at most, in a low window fewer, and then how many more
+# there are; --all shows them.
 # --below follows the ports of a program instead: those of all processes that
 # PID has started, such as a shell and the demo in it. A port stays in the
 # table while other sockets of these processes share it: so TIME-WAIT, which no
@@ -56,19 +59,23 @@ fi
 # address: the same order at each refresh.
 in_order() {
     local life=' LISTEN SYN-SENT SYN-RECEIVED ESTABLISHED FIN-WAIT-1'
-    life+=' FIN-WAIT-2 CLOSING CLOSE-WAIT LAST-ACK TIME-WAIT CLOSED udp:'
-    local proto state rest before
-    while IFS=$'\t' read -r proto state rest; do
-        if [[ $proto == udp ]]; then state=udp:$state; fi
-        before=${life%%" ${state/:*/:}"*} # its length is the place
-        printf '%s\t%s\t%s\n' "${#before}" "$state" "$rest"
-    done | LC_ALL=C sort -t $'\t' -k 1,1n -k 2,2 -k 5,6
+    life+=' FIN-WAIT-2 CLOSING CLOSE-WAIT LAST-ACK TIME-WAIT CLOSED udp '
+    awk -F '\t' -v OFS='\t' -v life="$life" '{
+        place = index(life, " " ($1 == "udp" ? $1 : $2) " ")
+        if ($1 == "udp") $2 = "udp:" $2
+        $1 = place ? place : length(life)
+        print
+    }' | LC_ALL=C sort -t $'\t' -k 1,1n -k 2,2 -k 5,6
 }
 
 # Columns that stay where they are while sockets come and go, in 47 columns.
 narrow_table() {
     local state recvq sendq local_addr peer_addr line pad
     while IFS=$'\t' read -r _ state recvq sendq local_addr peer_addr _; do
+        if [[ $recvq == more ]]; then
+            say "... and $sendq more in $state"
+            continue
+        fi
         state=${state/ESTABLISHED/ESTAB} state=${state/RECEIVED/RECV}
         printf -v line '%-10s %2s %2s ' "$state" "$recvq" "$sendq"
         pad=$((width - ${#line} - ${#peer_addr} - 1))
@@ -81,35 +88,33 @@ narrow_table() {
     done
 }
 
-# Each column as wide as its widest cell.
+# Each column as wide as its widest cell. Where a line is too wide, the name of
+# the process is cut, its id is kept.
 wide_table() {
-    local rows line cell at cells=() widths=() room
-    mapfile -t rows
-    for line in "${rows[@]}"; do
-        IFS=$'\t' read -ra cells <<<"$line"
-        for at in "${!cells[@]}"; do
-            if ((${#cells[at]} > ${widths[at]:-0})); then
-                widths[at]=${#cells[at]}
-            fi
-        done
-    done
-    for line in "${rows[@]}"; do
-        IFS=$'\t' read -ra cells <<<"$line"
-        printf -v line '%-*s %*s %*s %-*s %-*s %-*s ' \
-            "${widths[1]}" "${cells[1]}" "${widths[2]}" "${cells[2]}" \
-            "${widths[3]}" "${cells[3]}" "${widths[4]}" "${cells[4]}" \
-            "${widths[5]}" "${cells[5]}" "${widths[6]}" "${cells[6]}"
-        cell=${cells[7]}
-        room=$((width - ${#line} - ${#cell}))
-        if ((width > 0 && room < 0)); then # shorten the name, keep the pid
-            line+=${cell:0:1} cell=${cell:1}
-            at=${cell%%/*}
-            if ((${#at} + room >= 0)); then
-                cell=${at:0:${#at}+room}/${cell#*/}
-            fi
-        fi
-        printf '%s\n' "$line$cell"
-    done
+    awk -F '\t' -v width="$width" '
+        { row[NR] = $0 }
+        $3 != "more" {
+            for (at = 2; at <= 7; at++)
+                if (length($at) > wide[at]) wide[at] = length($at)
+        }
+        END {
+            for (at = 2; at <= 7; at++) # the two queues are numbers
+                format = format (at == 3 || at == 4 ? "%" : "%-") wide[at] "s "
+            for (number = 1; number <= NR; number++) {
+                split(row[number], cell, "\t")
+                if (cell[3] == "more") {
+                    print "... and " cell[4] " more in " cell[2]
+                    continue
+                }
+                line = sprintf(format, cell[2], cell[3], cell[4], cell[5],
+                    cell[6], cell[7])
+                room = width - length(line cell[8])
+                kept = index(cell[8], "/") - 1 + room
+                if (width > 0 && room < 0 && kept >= 1)
+                    sub(/[^\/]*/, substr(cell[8], 1, kept), cell[8])
+                print line cell[8]
+            }
+        }'
 }
 
 legend() {
@@ -136,7 +141,7 @@ States as in RFC 9293; ss writes ESTAB, netstat ESTABLISHED and TIME_WAIT'
 # the processes have now shares any of them.
 declare -A ports=()
 look() {
-    local links pid ours inode address held=() again=no
+    local links pid ours proto inode address held=() again=no
     local -A inodes=()
     [[ -n $pids ]] || return 0
     find_below "$pids"
@@ -155,9 +160,9 @@ look() {
     all_command
     if ((${#inodes[@]} > 0)); then
         address=${!inodes[*]}
-        while IFS=$'\t' read -r _ _ _ _ address _ _ _ inode; do
+        while IFS=$'\t' read -r proto _ _ _ address _ _ _ inode; do
             if [[ -n ${inodes[$inode]-} ]]; then
-                held+=("${address##*:}")
+                held+=("$proto:${address##*:}")
             fi
         done < <(rows_with "${address// /|}")
     fi
@@ -166,25 +171,13 @@ look() {
     done
     if ((${#held[@]} > 0)) && [[ $again == no ]]; then ports=(); fi
     for address in "${held[@]}"; do
-        if [[ $address != '*' ]]; then ports[$address]=yes; fi
+        if [[ $address != *'*' ]]; then ports[$address]=yes; fi
     done
 }
 
-# The rows that have one of `ports`; /proc writes them in hexadecimal.
+# The rows that have one of `ports`.
 with_ports() {
-    local proto state recvq sendq local_addr peer_addr rest words number
-    if ((${#ports[@]} == 0)); then return; fi
-    words=''
-    for number in "${!ports[@]}"; do
-        printf -v words '%s%d|%04X|' "$words" "$number" "$number"
-    done
-    while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr rest; do
-        if [[ -n ${ports[${local_addr##*:}]-} ||
-            -n ${ports[${peer_addr##*:}]-} ]]; then
-            row "$proto" "$state" "$recvq" "$sendq" "$local_addr" \
-                "$peer_addr" "$rest" # timer, process, inode
-        fi
-    done < <(rows_with "${words%|}")
+    if ((${#ports[@]} > 0)); then few_rows "$most" place "${!ports[*]}"; fi
 }
 
 # One line for the processes that --below found.
@@ -202,12 +195,13 @@ tell_holders() {
 # The rows of a process in a network of its own: all of that network.
 rows_of() {
     local from=proc command="grep -s : /proc/$1/net/{tcp,udp}{,6}"
-    rows
+    few_rows "$most" place
 }
 
 # All there is to see now.
 picture() {
-    local narrow=no rows newline=$'\n' head pid
+    local narrow=no rows newline=$'\n' head pid most
+    find_most
     if ((width > 0 && width < 80)); then narrow=yes; fi
     if [[ -n $pids ]]; then
         tell_holders
@@ -221,12 +215,16 @@ picture() {
     else
         if [[ $narrow == yes ]]; then
             port_command "$port" ''
-            say "+ ${command/ | / |"$newline"    }"
+            if [[ $from == ss ]] && ((${#command} + 2 > width)); then
+                say "+ ${command/ or /\' or \\"$newline"    \'}"
+            else
+                say "+ ${command/ | / |"$newline"    }"
+            fi
         else
             port_command "$port"
             say "+ $command"
         fi
-        rows=$(rows | in_order)
+        rows=$(few_rows "$most" place | in_order)
     fi
     tell_source
     if [[ -z $rows && -n $pids ]]; then
@@ -247,6 +245,13 @@ picture() {
         wide_table
     fi <<<"$rows"
     say ''
+    if [[ $rows == *$'\tmore\t'* ]]; then
+        if [[ $narrow == yes ]]; then
+            say '... more:  --all shows them'
+        else
+            say '... more: too many rows of one state; --all shows them'
+        fi
+    fi
     legend "$narrow"
 }
 

@@ -3,9 +3,11 @@
 #
 # Usage:    scripts/timewait.sh PORT             once
 #           scripts/timewait.sh PORT --watch     every second, until Ctrl-C
+#           scripts/timewait.sh PORT --all       every one, be it thousands
 #
 # Shows each TIME-WAIT that has PORT at either end, the one that is over next
-# first. The command behind it stands above, after `+`: type it yourself.
+# first: 20 at most, in a low window fewer, and then how many more there are.
+# The command behind it stands above, after `+`: type it yourself.
 #
 # Needs:    ss (package iproute2) or netstat (package net-tools). Without
 #           them it reads /proc/net. No root.
@@ -25,24 +27,31 @@ set -euo pipefail
 take_port_and_watch "$@"
 
 picture() {
-    local proto state local_addr peer_addr timer place left found=
+    local proto state local_addr peer_addr timer place left
+    local found='' more='' recvq sendq most
+    find_most
     port_command "$port"
     say "+ $command"
     tell_source
-    while IFS=$'\t' read -r proto state _ _ local_addr peer_addr timer _; do
+    while IFS=$'\t' read -r proto state recvq sendq local_addr peer_addr timer _; do
         [[ $proto == tcp && $state == TIME-WAIT ]] || continue
+        if [[ $recvq == more ]]; then
+            more="... and $sendq more in TIME-WAIT   (--all shows them)"
+            continue
+        fi
         place=elsewhere
         if [[ $local_addr == *:"$port" ]]; then place=holds; fi
         left=${timer#timewait }
         printf -v state 'TIME-WAIT  %-9s  left %5s  %s > %s' "$place" \
             "$left" "$local_addr" "$peer_addr"
         found+=$left$'\t'$state$'\n'
-    done < <(rows)
+    done < <(few_rows "$most" time)
     if [[ -z $found ]]; then
         say "no TIME-WAIT has port $port"
         return
     fi
     LC_ALL=C sort -n <<<"${found%$'\n'}" | cut -f 2-
+    if [[ -n $more ]]; then say "$more"; fi
     say ''
     say "left:       until the kernel forgets it; it began at 60 s
 holds:      port $port is the local port, this end closed first: bind needs

@@ -2,7 +2,7 @@
 //!
 //! Terminal 1:   cargo run -p lab18-threads -- hello 4 --stay     four threads with names; Enter ends them
 //!          or:  cargo run -p lab18-threads -- lock --speed 5     detached, condition, event: the other demos
-//! Watch:        ps -L -o pid,tid,stat,psr,comm -C lab18-threads
+//! Watch:        ps -L -o pid,tid,stat,psr,comm -p "$(pgrep -d, lab18)"
 //! Experiments:  cargo run -p lab18-threads
 //!
 //! Compare with lab13-echo-pool (threads behind a queue) and lab14-length-header (a thread for each client).

@@ -115,25 +115,33 @@ pub fn udp_sockets(local_port: u16) -> Result<Vec<Row>> {
 }
 
 fn sockets(protocol: i32, local_port: u16) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        // Of struct inet_diag_sockid a dump looks at the local port alone.
+        let id = [&local_port.to_be_bytes()[..], &[0; 46]].concat();
+        rows.extend(asked(family, protocol, libc::NLM_F_REQUEST | libc::NLM_F_DUMP, &id)?);
+    }
+    Ok(rows)
+}
+
+/// Sends one request to sock_diag(7) and reads its answers.
+fn asked(family: i32, protocol: i32, flags: i32, id: &[u8]) -> Result<Vec<Row>> {
     let kind = SockFlag::SOCK_CLOEXEC;
     let netlink = socket(AddressFamily::Netlink, SockType::Datagram, kind, SockProtocol::NetlinkSockDiag)
         .context("socket NETLINK_SOCK_DIAG")?;
+    let request = [
+        &72u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
+        &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
+        &(flags as u16).to_ne_bytes(),
+        &[0; 8],
+        &[family as u8, protocol as u8, 0, 0], // inet_diag_req_v2: then the states, and which sockets
+        &STATES_OF_SS.to_ne_bytes(),
+        id,
+    ]
+    .concat();
+    send(netlink.as_raw_fd(), &request, MsgFlags::empty()).context("send NETLINK_SOCK_DIAG")?;
     let mut rows = Vec::new();
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        let request = [
-            &72u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
-            &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
-            &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
-            &[0; 8],
-            &[family as u8, protocol as u8, 0, 0], // inet_diag_req_v2: then the states, and the local port as filter
-            &STATES_OF_SS.to_ne_bytes(),
-            &local_port.to_be_bytes(),
-            &[0; 46],
-        ]
-        .concat();
-        send(netlink.as_raw_fd(), &request, MsgFlags::empty()).context("send NETLINK_SOCK_DIAG")?;
-        while read_answers(netlink.as_raw_fd(), &mut rows)? {}
-    }
+    while read_answers(netlink.as_raw_fd(), &mut rows)? && flags & libc::NLM_F_DUMP != 0 {}
     Ok(rows)
 }
 
@@ -142,7 +150,25 @@ fn sockets(protocol: i32, local_port: u16) -> Result<Vec<Row>> {
 /// # Errors
 /// As [`tcp_sockets`].
 pub fn tcp_socket(pair: Pair) -> Result<Option<Row>> {
-    Ok(tcp_sockets(pair.local.port())?.into_iter().find(|row| row.pair == pair))
+    let octets = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => [&ip.octets()[..], &[0; 12]].concat(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
+    };
+    // struct inet_diag_sockid with all of it, so that the kernel looks one socket up. A dump would walk through its whole
+    // table, which holds the connections of all network namespaces, those in TIME-WAIT too.
+    let id = [
+        &pair.local.port().to_be_bytes()[..],
+        &pair.peer.port().to_be_bytes(),
+        &octets(pair.local.ip()),
+        &octets(pair.peer.ip()),
+        &[0; 4],    // any interface
+        &[0xff; 8], // INET_DIAG_NOCOOKIE
+    ]
+    .concat();
+    let family = if pair.local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 };
+    let rows = asked(family, libc::IPPROTO_TCP, libc::NLM_F_REQUEST, &id)?;
+    // Where there is no such connection, the kernel finds the listener that would get its segments.
+    Ok(rows.into_iter().find(|row| row.pair == pair))
 }
 
 /// Waits until this end is in `state` (`None`: in no table), then returns its row.
@@ -175,6 +201,7 @@ fn read_answers(netlink: i32, rows: &mut Vec<Row>) -> Result<bool> {
         ensure!((NLMSG_HEADER..=rest.len()).contains(&length), "sock_diag: a message of {length} bytes");
         match i32::from(u16::from_ne_bytes(rest[4..6].try_into()?)) {
             libc::NLMSG_DONE => return Ok(false),
+            libc::NLMSG_ERROR if rest.get(16..20) == Some(&(-libc::ENOENT).to_ne_bytes()) => return Ok(false),
             libc::NLMSG_ERROR => anyhow::bail!("sock_diag refused the request"),
             _ => rows.extend(diag_row(&rest[NLMSG_HEADER..length])),
         }
@@ -269,6 +296,12 @@ mod tests {
         (listen_sock, local_addr)
     }
 
+    /// The peer of a listener.
+    fn nobody(local_addr: SocketAddr) -> SocketAddr {
+        let ip = if local_addr.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        SocketAddr::new(ip, 0)
+    }
+
     #[test]
     fn sock_diag_and_proc_agree_on_a_listener_and_a_connection() {
         for address in ["127.0.0.1:0", "[::1]:0"] {
@@ -285,6 +318,11 @@ mod tests {
                 let waiting = rows.iter().find(|row| row.pair == pair.other_end()).unwrap();
                 assert_eq!((waiting.state, waiting.recv_queue, waiting.inode), (State::Established, 4, 0));
             }
+            for known in [pair, pair.other_end(), Pair { local: local_addr, peer: nobody(local_addr) }] {
+                assert_eq!(tcp_socket(known).unwrap().unwrap().pair, known);
+            }
+            let strange = Pair { local: local_addr, peer: SocketAddr::new(local_addr.ip(), 1) };
+            assert!(tcp_socket(strange).unwrap().is_none() && tcp_socket(strange.other_end()).unwrap().is_none());
         }
     }
 

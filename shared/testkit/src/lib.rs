@@ -9,7 +9,7 @@ mod terminal;
 
 use std::{
     env, fs,
-    io::Read,
+    io::{ErrorKind, Read},
     net::SocketAddr,
     os::unix::fs::PermissionsExt,
     os::unix::process::CommandExt,
@@ -164,9 +164,17 @@ impl TempDir {
     #[expect(clippy::new_without_default, reason = "it makes a folder")]
     pub fn new() -> TempDir {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("labkit-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let folder = env::temp_dir().join(name);
-        fs::create_dir(&folder).unwrap();
+        let folder = loop {
+            let name = format!("labkit-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+            let folder = env::temp_dir().join(name);
+            match fs::create_dir(&folder) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {} // of a test that was killed
+                made => {
+                    made.unwrap();
+                    break folder;
+                }
+            }
+        };
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
         TempDir(folder)
     }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context, Result};
 use kernel::{
     Pair, Row,
-    need::{BACKLOGS, LOOPBACK, LOOPBACK_NETWORK, PORTS},
+    need::{BACKLOGS, DESCRIPTORS, LOOPBACK, LOOPBACK_NETWORK, PORTS, TIME_WAIT_BUCKETS},
     tcp_socket, wait_until,
 };
 use nix::sys::socket::{MsgFlags, send};
@@ -26,7 +26,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "each server is a process of its own",
-    needs: &[LOOPBACK, PORTS, BACKLOGS],
+    needs: &[LOOPBACK, PORTS, BACKLOGS, DESCRIPTORS],
     experiments: &[
         Experiment {
             id: "one-at-a-time",
@@ -70,7 +70,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 4,
             claim: "A thread of the pool takes the next connection and processes it.",
             source: "user manual, step 7; the question is ours",
-            needs: &[],
+            needs: &[TIME_WAIT_BUCKETS],
             play: ends::left_early,
         },
         Experiment {

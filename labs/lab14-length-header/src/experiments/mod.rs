@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::need::{BUFFERS, LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
@@ -27,7 +27,7 @@ const LIMIT: Duration = Duration::from_secs(5);
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
     setting: "both ends are on this machine",
-    needs: &[LOOPBACK, PORTS, BUFFERS],
+    needs: &[LOOPBACK, PORTS, DESCRIPTORS, BUFFERS],
     experiments: &[
         Experiment {
             id: "two-pieces",

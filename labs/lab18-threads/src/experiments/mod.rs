@@ -137,7 +137,7 @@ pub const LESSON: Lesson = Lesson {
     next: &[
         ("by hand", "cargo lab18 hello 4 --stay"),
         ("", "cargo lab18 lock --speed 5         (or: condition, event, detached)"),
-        ("watch", "ps -L -o pid,tid,stat,psr,comm -C lab18-threads"),
+        ("watch", "ps -L -o pid,tid,stat,psr,comm -p \"$(pgrep -d, lab18)\""),
         ("sheet", "cargo lab18 sheet"),
     ],
 };
