@@ -87,11 +87,15 @@ impl Caller<'_> {
                 lines.push(format!("{}: {}", text_of(&name), text_of(&help)));
             }
         }
+        if args.slow {
+            let Some(_) = call("slow", vec![])? else { return Ok(None) };
+            lines.push("slow() has returned".into());
+        }
         if let Some(message) = &message {
             let Some(id) = call("publish", vec![text_value(message)])? else { return Ok(None) };
             lines.push(format!("Message published: id {}", shown(&[id]).trim_matches('"')));
         }
-        if args.last.is_some() || (message.is_none() && !args.methods) {
+        if args.last.is_some() || (message.is_none() && !args.methods && !args.slow) {
             let count = i32::try_from(args.last.unwrap_or(0))?;
             let Some(ids) = call("last", vec![Value::Integer(count)])? else { return Ok(None) };
             for id in array(ids)? {

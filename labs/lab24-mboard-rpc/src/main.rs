@@ -130,12 +130,15 @@ struct ClientArgs {
     /// Publish this text; - publishes standard input, any bytes
     #[arg(long, short, value_name = "TEXT")]
     publish: Option<String>,
-    /// Read the last N messages; 0: all. Without --publish and --methods: all
+    /// Read the last N messages; 0: all. Without --publish, --methods and --slow: all
     #[arg(long, short, value_name = "N", value_parser = value_parser!(u32).range(..=1 << 30))]
     last: Option<u32>,
     /// What can be called there
     #[arg(long)]
     methods: bool,
+    /// Call slow(), which a server with --slow has
+    #[arg(long)]
+    slow: bool,
     /// Ask the name server for the service with this name
     #[arg(long)]
     name: Option<String>,

@@ -393,7 +393,7 @@ fn a_server_that_dies_in_the_call_leaves_the_caller_with_the_same_words() {
 
 #[test]
 fn a_service_is_found_by_its_name_until_it_is_gone() {
-    let (mut names, names_addr) = serving(&["names", "0", "--lease", "1"]);
+    let (mut names, names_addr) = serving(&["names", "0", "--lease", "3"]);
     let at = names_addr.to_string();
     let by_name = |options: &[&str]| -> Finished {
         run(Command::new(LAB).args(["client", "--names", &at, "--name", "board"]).args(options))
@@ -401,7 +401,7 @@ fn a_service_is_found_by_its_name_until_it_is_gone() {
     let unknown = by_name(&[]);
     assert!(unknown.code() == 1 && unknown.stderr.contains("fault 2: no service has the name board"), "{unknown:?}");
     let (mut first, addr) = server(&["--names", &at, "--name", "board"]);
-    assert!(first.printed().contains(&format!("Registered as board at {at}, for 1 s\n")), "{}", first.printed());
+    assert!(first.printed().contains(&format!("Registered as board at {at}, for 3 s\n")), "{}", first.printed());
     assert_eq!(by_name(&["--publish", "found"]).stdout, "Message published: id 0\n");
     assert_eq!(texts(addr, &[]), ["found"]);
     let (code, stderr) = failed(Command::new(LAB).args(["server", "0", "--names", &at, "--name", "board"]));
@@ -497,7 +497,11 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
         ends_well(&mut waiting);
         interrupt(&mut server);
     }
-    let (_server, addr) = server(&[]);
+    let (mut server, addr) = server(&["--slow"]);
+    let mut calling = Role::spawn(&mut client(addr, &["--slow"])).unwrap();
+    server.wait_for("slow: waits for Enter\n").unwrap();
+    server.type_line("").unwrap();
+    calling.wait_for("slow() has returned\n").unwrap();
     let mut typing = Role::spawn(&mut client(addr, &["--publish", "-"])).unwrap();
     typing.type_line("half a message").unwrap();
     wait_until("Ctrl-C to be blocked", LIMIT, || {
