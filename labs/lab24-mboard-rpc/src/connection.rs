@@ -96,7 +96,7 @@ fn calls(
 ) -> Result<(), End> {
     let conn_fd = conn_sock.as_raw_fd();
     let limit = if skeleton.deadline == 0 { FOREVER } else { Duration::from_secs(skeleton.deadline.into()) };
-    let mut received = Vec::new();
+    let (mut received, mut buffer) = (Vec::new(), vec![0; CHUNK]);
     loop {
         // Step 4: the skeleton receives the message ..
         let mut patience = Patience::new(limit);
@@ -104,7 +104,6 @@ fn calls(
             pause.before(screen, format_args!("recv({conn_fd}, {CHUNK})"));
             let what = if received.is_empty() { "no call came" } else { "no whole call came" };
             ready(conn_sock, PollFlags::POLLIN, &mut patience, skeleton.stop, what)?;
-            let mut buffer = vec![0; CHUNK];
             match recv(conn_fd, &mut buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(0) => return Ok(false),
                 Ok(bytes_read) => received.extend(&buffer[..bytes_read]),
@@ -130,7 +129,8 @@ fn calls(
                 return Ok(()); // half a call is none: the length ahead of it says so
             }
         }
-        let body: Vec<u8> = received.drain(..head.length + head.body).skip(head.length).collect();
+        let next = received.split_off(head.length + head.body); // belongs to the next call
+        let body = std::mem::replace(&mut received, next).split_off(head.length);
 
         // .. and unmarshals it; step 5: calls the function; steps 6 and 7: marshals what it returns.
         let result = call_from_xml(&body).and_then(|(name, params)| {

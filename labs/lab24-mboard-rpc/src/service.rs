@@ -90,7 +90,10 @@ pub fn shown(values: &[Value]) -> String {
         Value::Long(number) => number.to_string(),
         Value::Boolean(truth) => truth.to_string(),
         Value::Double(number) => format!("{number:.2}"),
-        Value::String(text) => format!("\"{}\"", escaped(text.as_bytes())),
+        Value::String(text) => {
+            let end = text.char_indices().nth(SHOWN).map_or(text.len(), |(at, _)| at); // a long text is cut below
+            format!("\"{}\"", escaped(&text.as_bytes()[..end]))
+        }
         Value::Base64(bytes) => format!("{} bytes", bytes.len()),
         Value::Array(values) => format!("[{}]", shown(values)),
         _ => "a value".into(),

@@ -333,6 +333,7 @@ fn one_who_stays_silent_resets_or_never_reads_is_dropped_and_the_next_one_served
     let mut deaf = TcpStream::from(deaf);
     let params = "<params><param><value><int>0</int></value></param></params>";
     deaf.write_all(&post("1.0", &call("get", params))).unwrap();
+    server.wait_for(" gets [").unwrap(); // it has been marshalled
     server.wait_for("closed: the answer was not taken in time\n").unwrap();
     publish(addr, "after all of them");
     wait_until("all descriptors back", LIMIT, || Ok((descriptors(server.pid()) == idle).then_some(()))).unwrap();
