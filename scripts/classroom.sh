@@ -227,6 +227,9 @@ if [[ $todo == attach ]]; then
         read -r lines width < <(tmux display-message -p \
             '#{client_height} #{client_width}')
     fi
+    if [[ -z $width ]]; then
+        fail 'no terminal is attached to your tmux' "$0 $number --detach"
+    fi
     if ((width < width_needed || lines < height_needed)); then
         fail "this terminal has ${width}x$lines; a classroom needs $(
         )${width_needed}x$height_needed" \
