@@ -180,7 +180,7 @@ fn a_big_message_of_any_bytes_arrives_whole_in_many_blocks() {
         .output()
         .unwrap();
     assert!(sent.status.success(), "{sent:?}");
-    assert!(String::from_utf8_lossy(&sent.stdout).contains("1000002 bytes in 977 blocks, "), "{sent:?}");
+    assert!(String::from_utf8_lossy(&sent.stdout).contains("1000002 bytes, blocks: 977, "), "{sent:?}");
     server.wait_for("whole: 1000002 bytes; ").unwrap();
     let read = run(client(addr).args(["--window", "16", "--out", copy.to_str().unwrap()]));
     assert_eq!(read.code(), 0, "{read:?}");
