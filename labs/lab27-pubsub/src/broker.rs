@@ -74,13 +74,7 @@ fn config(listen: SocketAddr) -> Config {
         external_auth: None,
         dynamic_filters: true, // a topic may be published to before anybody subscribes
     };
-    let server = ServerSettings {
-        name: "v4".into(),
-        listen,
-        tls: None,
-        next_connection_delay_ms: 1,
-        connections,
-    };
+    let server = ServerSettings { name: "v4".into(), listen, tls: None, next_connection_delay_ms: 1, connections };
     let router = RouterConfig {
         max_connections: 1000,
         max_outgoing_packet_count: 200,

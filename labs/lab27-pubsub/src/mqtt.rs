@@ -148,7 +148,12 @@ impl<'a> Mqtt<'a> {
     /// PUBLISH; at QoS 1 the broker's PUBACK is awaited, at QoS 2 its PUBCOMP, at QoS 0 only that it is sent.
     pub fn publish(&mut self, topic: &str, text: &[u8], qos: QoS, retain: bool) -> Result<()> {
         self.hand_over(topic, text, qos, retain)?;
-        self.await_event("the acknowledgement", |event| acknowledges(event, qos).then_some(()))
+        let less = self.await_event("the acknowledgement", |event| {
+            let puback = qos == QoS::ExactlyOnce && matches!(event, Event::Incoming(Packet::PubAck(_)));
+            (puback || acknowledges(event, qos)).then_some(puback)
+        })?;
+        ensure!(!less, "the broker {} has no QoS 2: it answers PUBACK, as at QoS 1", self.addr);
+        Ok(())
     }
 
     /// PUBLISH, and nothing is awaited.
@@ -169,7 +174,9 @@ impl<'a> Mqtt<'a> {
 
     /// Tells the broker that this message need not be sent again.
     pub fn confirm(&mut self, publish: &Publish) -> Result<()> {
-        Ok(self.client.ack(publish)?)
+        self.client.ack(publish)?;
+        let pkid = publish.pkid;
+        self.await_event("PUBACK sent", |event| (*event == Event::Outgoing(Outgoing::PubAck(pkid))).then_some(()))
     }
 
     /// Waits for an event that `look` takes. Messages are kept meanwhile.
@@ -281,7 +288,11 @@ fn call(name: &'static str, error: io::Error, addr: SocketAddr) -> Error {
 /// A topic to publish to.
 pub fn topic(text: &str) -> Result<String, String> {
     let good = rumqttc::valid_topic(text) && filter(text).is_ok();
-    if good { Ok(text.into()) } else { Err("a topic has 1 to 1000 bytes, no + and no #, and does not begin with $".into()) }
+    if good {
+        Ok(text.into())
+    } else {
+        Err("a topic has 1 to 1000 bytes, no + and no #, and does not begin with $".into())
+    }
 }
 
 /// A pattern to subscribe to.

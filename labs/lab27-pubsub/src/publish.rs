@@ -1,10 +1,6 @@
 //! Publishes a text, or lines as they are typed, and ends. Who receives them, and when, is the broker's business.
 
-use std::{
-    io::stdin,
-    os::fd::AsFd,
-    process::id,
-};
+use std::{io::stdin, os::fd::AsFd, process::id};
 
 use anyhow::{Error, Result};
 use nix::{

@@ -17,6 +17,9 @@ use crate::{
     mqtt::{As, Mqtt, Stopped, Until},
 };
 
+/// Why a worker may lose its connection.
+const TAKEN: &str = "no more tasks here; a second worker takes a queue over";
+
 /// Puts tasks into the queue.
 pub fn task(args: &TaskArgs) -> Result<()> {
     let stop = Stop::on_signals()?;
@@ -50,12 +53,12 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
     screen.line(format_args!("worker of the queue {}; Enter confirms a task, Ctrl-C ends", args.queue));
 
     loop {
-        let publish = mqtt.receive().context("no more tasks here; a second worker takes a queue over")?;
+        let publish = mqtt.receive().context(TAKEN)?;
         screen.line(format_args!("takes    {}", escaped(&publish.payload)));
         if !enter(&stop)? {
             return Ok(()); // the task is not confirmed: the broker keeps it
         }
-        mqtt.confirm(&publish)?;
+        mqtt.confirm(&publish).context(TAKEN)?;
         screen.line(format_args!("confirms {}", escaped(&publish.payload)));
     }
 }

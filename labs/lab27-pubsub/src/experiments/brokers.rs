@@ -1,14 +1,14 @@
 //! The broker of an experiment: a process of its own, gone with it. rumqttd from this binary, or an installed mosquitto.
 
 use std::{
-    env, fs,
+    env,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::{Path, PathBuf},
-    process::{Command, id},
-    sync::atomic::{AtomicUsize, Ordering},
+    path::Path,
+    process::{Command, Stdio},
 };
 
 use anyhow::{Context, Result, bail};
+use kernel::{State, tcp_sockets, wait_until};
 use rumqttc::{Publish, QoS};
 use shared::{Role, Stage, escaped};
 
@@ -18,52 +18,53 @@ use crate::mqtt::{As, Mqtt, Until};
 /// The environment variable that chooses: `mosquitto`, or nothing.
 const CHOICE: &str = "LAB27_BROKER";
 /// A port that was free a moment ago may be taken now.
-const ATTEMPTS: usize = 5;
+const ATTEMPTS: usize = 2;
 
 /// A running broker; killed when dropped.
 pub struct Broker {
     pub role: Role,
     pub addr: SocketAddr,
-    folder: Option<Folder>,
+    mosquitto: bool,
 }
 
 impl Broker {
     /// Starts one on a port of its own, and says which.
     pub fn start(stage: &mut Stage) -> Result<Broker> {
         let mosquitto = match env::var(CHOICE).ok().as_deref() {
-            None | Some("" | "rumqttd") => None,
-            Some("mosquitto") => Some(Folder::new()?),
+            None | Some("" | "rumqttd") => false,
+            Some("mosquitto") => true,
             Some(other) => bail!("{CHOICE} is {other}: rumqttd or mosquitto"),
         };
         let broker = Broker::on(mosquitto)?;
-        let name = if broker.folder.is_some() { "mosquitto" } else { "rumqttd, embedded" };
+        let name = if broker.mosquitto { "mosquitto" } else { "rumqttd, embedded" };
         stage.say("broker", format_args!("{name}, is a process of its own at {}", broker.addr));
         Ok(broker)
     }
 
-    fn on(folder: Option<Folder>) -> Result<Broker> {
-        let Some(folder) = folder else {
+    fn on(mosquitto_wanted: bool) -> Result<Broker> {
+        if !mosquitto_wanted {
             let mut role = Role::start(&["broker", "127.0.0.1:0"])?;
             let line = role.line_with("is the broker at ")?;
             let addr = line.rsplit(' ').next().and_then(|addr| addr.trim().parse().ok());
-            return Ok(Broker { role, addr: addr.context("no address in the banner")?, folder: None });
-        };
+            return Ok(Broker { role, addr: addr.context("no address in the banner")?, mosquitto: false });
+        }
         for _ in 0..ATTEMPTS {
-            let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?; // closed again at once
-            let mut role = Role::spawn(mosquitto(&folder.0, free)?.env("LC_ALL", "C"))?;
-            if role.wait_for(" running").is_ok() {
-                return Ok(Broker { role, addr: free, folder: Some(folder) });
+            let addr = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?; // closed again at once
+            let role = mosquitto(addr)?;
+            let listens = || Ok(tcp_sockets(addr.port())?.iter().any(|row| row.state == State::Listen).then_some(()));
+            if wait_until("mosquitto listening", LIMIT, listens).is_ok() {
+                return Ok(Broker { role, addr, mosquitto: true });
             }
         }
-        bail!("mosquitto does not start: mosquitto -c {}/mosquitto.conf", folder.0.display())
+        bail!("mosquitto does not start; is it installed? apt-get install mosquitto")
     }
 
-    /// kill -9, and the same broker again; mosquitto with the folder it had.
+    /// kill -9, and the same broker again.
     pub fn killed_and_started_again(self, stage: &mut Stage) -> Result<Broker> {
         stage.say("kill", format_args!("kill -9 {}  the broker", self.role.pid()));
-        let Broker { role, folder, .. } = self;
+        let Broker { role, mosquitto, .. } = self;
         drop(role); // kill -9, and it is waited for
-        let broker = Broker::on(folder)?;
+        let broker = Broker::on(mosquitto)?;
         stage.say("broker", format_args!("started again, at {}", broker.addr));
         Ok(broker)
     }
@@ -112,38 +113,15 @@ pub fn text(publish: &Publish) -> String {
     escaped(&publish.payload)
 }
 
-/// mosquitto keeps its data in the folder, and dies with this program.
-fn mosquitto(folder: &Path, addr: SocketAddr) -> Result<Command> {
-    let file = folder.join("mosquitto.conf");
-    let text = format!(
-        "listener {} {}\nallow_anonymous true\npersistence true\npersistence_location {}/\nlog_dest stdout\nuser root\n\
-         max_queued_messages 0\n",
-        addr.port(),
-        addr.ip(),
-        folder.display()
-    );
-    fs::write(&file, text).with_context(|| format!("cannot write {}", file.display()))?;
-    let program = ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
+/// mosquitto reads its settings from standard input, keeps everything in memory, and dies with this program.
+fn mosquitto(addr: SocketAddr) -> Result<Role> {
+    let program =
+        ["/usr/sbin/mosquitto", "/usr/local/sbin/mosquitto"].into_iter().find(|path| Path::new(path).exists());
     let mut command = Command::new("setpriv");
-    command.args(["--pdeathsig", "KILL", program.unwrap_or("mosquitto"), "-c"]).arg(file);
-    Ok(command)
-}
-
-/// A new folder, gone with this value.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Result<Folder> {
-        static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let name = format!("lab27-{}-{}", id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        let folder = env::temp_dir().join(name);
-        fs::create_dir(&folder).with_context(|| format!("cannot make the folder {}", folder.display()))?;
-        Ok(Folder(folder))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0); // a folder of our own making
-    }
+    command.args(["--pdeathsig", "KILL", program.unwrap_or("mosquitto"), "-c", "/dev/stdin"]).stderr(Stdio::null());
+    let mut role = Role::spawn(&mut command)?;
+    role.type_line(&format!("listener {} {}", addr.port(), addr.ip()))?;
+    role.type_line("allow_anonymous true\nmax_queued_messages 0\nlog_type none\nuser root")?;
+    role.input = None; // the end of the settings
+    Ok(role)
 }

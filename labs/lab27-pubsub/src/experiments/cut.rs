@@ -19,8 +19,8 @@ const WINDOW: usize = 10;
 pub fn cut(stage: &mut Stage) -> Result<Verdict> {
     let broker = Broker::start(stage)?;
     stage.say("relay", "stands between publisher and broker, and cuts the connection once, after 500");
-    stage.say("", format_args!("QoS 0: {WINDOW} messages on their way go nowhere, then the cut"));
-    stage.say("", format_args!("QoS 1 and 2: {WINDOW} answers of the broker go nowhere, then the cut"));
+    stage.say("", format_args!("QoS 0: the next {WINDOW} messages go nowhere, then the cut"));
+    stage.say("", format_args!("QoS 1, 2: the next {WINDOW} answers of the broker go nowhere, then the cut"));
     let question = stage.ask(
         "The publisher sends 1 to 1,000, connects again after the cut, and repeats what was not acknowledged. At which QoS does the subscriber count each number once?",
         [

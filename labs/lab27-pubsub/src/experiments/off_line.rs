@@ -3,6 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use anyhow::{Result, ensure};
+use kernel::Pair;
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
@@ -55,7 +56,13 @@ pub fn off_line(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some(Gets::All), kit: Gets::SessionAndRetained },
     )?;
     let mut ann = broker.client(As::session("ann"))?;
-    stage.say("ann", format_args!("CONNECT, a session: the broker {} her", if ann.remembered { "remembers" } else { "does not know" }));
+    stage.say(
+        "ann",
+        format_args!(
+            "CONNECT, a session: the broker {} her",
+            if ann.remembered { "remembers" } else { "does not know" }
+        ),
+    );
     ann.subscribe("news", QoS::AtLeastOnce)?;
     ann.subscribe("state", QoS::AtLeastOnce)?;
     stage.say("ann", "SUBSCRIBE news and state, QoS 1");
@@ -155,6 +162,7 @@ pub fn dead_sender(stage: &mut Stage) -> Result<Verdict> {
     let conn_sock = accepted(&server_sock)?;
     let conn_fd = conn_sock.as_raw_fd();
     stage.server(format_args!("accept({}) = {conn_fd}", server_sock.as_raw_fd()));
+    stage.kernel([("server", Pair::of(&conn_sock)?)])?;
     let mut buffer = [0; 1024];
     let observed = loop {
         match recv(conn_fd, &mut buffer, MsgFlags::empty()) {
@@ -163,5 +171,5 @@ pub fn dead_sender(stage: &mut Stage) -> Result<Verdict> {
         }
     };
     stage.server(format_args!("recv({conn_fd}, 1024) = {}", returned(&observed)));
-    stage.verdict(question, observed, "the receiver's kernel keeps the bytes: until the receiver ends, not the sender")
+    stage.verdict(question, observed, "the receiver's kernel keeps the bytes; for them the sender need not live on")
 }

@@ -84,7 +84,13 @@ pub fn broker_killed(stage: &mut Stage) -> Result<Verdict> {
     )?;
     let broker = broker.killed_and_started_again(stage)?;
     let mut ann = broker.client(As::session("ann"))?;
-    stage.say("ann", format_args!("CONNECT, a session: the broker {} her", if ann.remembered { "remembers" } else { "does not know" }));
+    stage.say(
+        "ann",
+        format_args!(
+            "CONNECT, a session: the broker {} her",
+            if ann.remembered { "remembers" } else { "does not know" }
+        ),
+    );
     ann.subscribe("letters", QoS::AtLeastOnce)?;
     broker.client(As::guest("marks"))?.publish("letters", b"end", QoS::AtLeastOnce, false)?;
     let got = up_to(&mut ann, "end", 1)?;
@@ -135,7 +141,11 @@ pub fn slow_subscriber(stage: &mut Stage) -> Result<Verdict> {
         (FLOOD, ..) => Told::Subscriber,
         _ => Told::Publisher,
     };
-    stage.verdict(question, observed, "the broker's memory fills, and no one is told: give queues a limit, and watch it")
+    stage.verdict(
+        question,
+        observed,
+        "the broker's memory fills, and no one is told: give queues a limit, and watch it",
+    )
 }
 
 /// Publishes, at most 50 at a time not acknowledged; how many were.
