@@ -95,7 +95,7 @@ fn mosquitto_decides_every_claim_as_the_embedded_broker_does() {
     for (id, verdict) in VERDICTS {
         let seen =
             |line: &&str| line.contains(&format!(" {id} ")) && line.contains(verdict) || line.contains("SKIPPED");
-        assert!(board.iter().any(|line| seen(line)), "{id}: {}", finished.stdout);
+        assert!(board.iter().any(seen), "{id}: {}", finished.stdout);
     }
     assert_eq!(finished.stdout.matches("mosquitto, is a process of its own").count(), 6, "{}", finished.stdout);
 }
@@ -346,7 +346,7 @@ fn what_is_no_broker_is_said_to_be_none() {
 fn ctrl_c_ends_each_role_wherever_it_waits_and_the_broker_tells_its_clients_by_closing() {
     let (mut broker, addr) = broker();
     let silent = TcpListener::bind("127.0.0.1:0").unwrap(); // accepts nobody: CONNACK never comes
-    let mut waiting = vec![
+    let mut waiting = [
         started(addr, &["subscribe", "a"], "Ctrl-C ends\n"),
         started(addr, &["worker"], "Ctrl-C ends\n"),
         started(addr, &["publish", "a", "b", "--pause"], "[Enter]"),
