@@ -233,6 +233,8 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("16", "whole: 10"),
         ("17", "TIME-WAIT"),
         ("18", "User-3"),
+        ("23", "ESTAB"),
+        ("26", "239.26.26.26"),
         ("27", "ESTAB"),
     ];
     thread::scope(|scope| {
