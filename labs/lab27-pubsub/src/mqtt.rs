@@ -274,7 +274,7 @@ fn told(error: ConnectionError, addr: SocketAddr) -> Error {
         ConnectionError::MqttState(StateError::Io(error)) => call("recv", error, addr),
         ConnectionError::NetworkTimeout => anyhow!("connect {addr}: no answer in time; is it an MQTT broker?"),
         ConnectionError::ConnectionRefused(code) => anyhow!("the broker {addr} refuses this client: {code:?}"),
-        error => anyhow!("what comes from {addr} is not MQTT 3.1.1: {error}"),
+        error => anyhow!("the connection to {addr} failed; is it a broker of MQTT 3.1.1? {error}"),
     }
 }
 

@@ -40,7 +40,7 @@ pub const LESSON: Lesson = Lesson {
             id: "off-line",
             starred: true,
             minutes: 8,
-            claim: "If the receiver is off-line, the broker keeps the message until the receiver is back.",
+            claim: "If the receiver is off-line, the broker keeps the message for it.",
             source: "notes ch.6, Time uncoupling; Table 6.2",
             needs: &[],
             play: off_line::off_line,

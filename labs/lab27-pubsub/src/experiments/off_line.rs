@@ -41,32 +41,26 @@ pub fn off_line(stage: &mut Stage) -> Result<Verdict> {
     stage.say("direct", format_args!("connect({fd}, {receiver_addr}) = {}", returned(&connected)));
     ensure!(connected.is_err(), "somebody listens at {receiver_addr}");
 
-    broker.published(stage, "bob", "letters", "Dear Ann", &[])?;
-    broker.published(stage, "bob", "news", "It rains", &[])?;
+    broker.published(stage, "bob", "letters", "hi Ann", &[])?;
+    broker.published(stage, "bob", "news", "rain", &[])?;
     broker.published(stage, "bob", "state", "on", &["--retain"])?;
 
     let question = stage.ask(
         "Three texts, three PUBACKs. Ann's session knows letters only. She comes back and subscribes to all three topics. Which texts does she get?",
         [
-            ("\"Dear Ann\", \"It rains\" and \"on\"", Gets::All),
-            ("\"Dear Ann\" and \"on\"", Gets::SessionAndRetained),
-            ("\"Dear Ann\" and nothing more", Gets::Session),
-            ("\"on\" and nothing more", Gets::Retained),
+            ("\"hi Ann\", \"rain\", \"on\"", Gets::All),
+            ("\"hi Ann\", \"on\"", Gets::SessionAndRetained),
+            ("\"hi Ann\"", Gets::Session),
+            ("\"on\"", Gets::Retained),
         ],
         Predicts { source: Some(Gets::All), kit: Gets::SessionAndRetained },
     )?;
     let mut ann = broker.client(As::session("ann"))?;
-    stage.say(
-        "ann",
-        format_args!(
-            "CONNECT, a session: the broker {} her",
-            if ann.remembered { "remembers" } else { "does not know" }
-        ),
-    );
     for topic in ["letters", "news", "state"] {
         ann.subscribe(topic, QoS::AtLeastOnce)?;
     }
-    stage.say("ann", "SUBSCRIBE letters, news and state, QoS 1");
+    let known = if ann.remembered { "remembers" } else { "does not know" };
+    stage.say("ann", format_args!("CONNECT: the broker {known} her; SUBSCRIBE letters, news, state"));
     let mut marks = broker.client(As::guest("marks"))?;
     for topic in ["letters", "news", "state"] {
         marks.publish(topic, b"end", QoS::AtLeastOnce, false)?; // what came before it on this topic is before it
@@ -80,9 +74,9 @@ pub fn off_line(stage: &mut Stage) -> Result<Verdict> {
     stage.say("counted", format_args!("{} of 3 acknowledged texts", got.len()));
     let texts: Vec<String> = got.iter().map(text).collect();
     let observed = match texts.iter().map(String::as_str).collect::<Vec<_>>()[..] {
-        ["Dear Ann", "It rains", "on"] => Gets::All,
-        ["Dear Ann", "on"] => Gets::SessionAndRetained,
-        ["Dear Ann"] => Gets::Session,
+        ["hi Ann", "rain", "on"] => Gets::All,
+        ["hi Ann", "on"] => Gets::SessionAndRetained,
+        ["hi Ann"] => Gets::Session,
         ["on"] => Gets::Retained,
         _ => Gets::Other(texts),
     };
