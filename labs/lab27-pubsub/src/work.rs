@@ -50,7 +50,7 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
     let mut mqtt = Mqtt::connect(addr, who, Until::Stop(&stop))?;
     pause.before(&mut screen, format_args!("SUBSCRIBE to tasks/{}", args.queue));
     mqtt.subscribe(&format!("tasks/{}", args.queue), QoS::AtLeastOnce)?;
-    screen.line(format_args!("worker of the queue {}; Enter confirms a task, Ctrl-C ends", args.queue));
+    screen.line(format_args!("queue {}: Enter confirms a task, Ctrl-C ends", args.queue));
 
     loop {
         let publish = mqtt.receive().context(TAKEN)?;
