@@ -96,7 +96,7 @@ impl Connection {
 
     /// Queues lines and sends what the kernel takes now. False: the client has not read for so long that the queue is
     /// full.
-    pub fn say(&mut self, lines: Rc<[u8]>) -> nix::Result<bool> {
+    pub fn say(&mut self, lines: Rc<Vec<u8>>) -> nix::Result<bool> {
         self.flush()?;
         let fits = self.outbox.push(lines);
         self.flush()?;

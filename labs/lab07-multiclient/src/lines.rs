@@ -50,7 +50,9 @@ impl LineSplitter {
         });
         match together {
             Some((text, begun)) => {
-                lines.push(Line::Text(text.into()));
+                let mut together = String::with_capacity(text.len() + 1); // room for the last newline
+                together.push_str(text);
+                lines.push(Line::Text(together));
                 lines.extend(self.push(begun));
             }
             None => lines.extend(self.push(rest)),

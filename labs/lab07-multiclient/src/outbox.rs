@@ -12,7 +12,7 @@ const MOST_SLICES: usize = 64;
 #[derive(Default)]
 pub struct Outbox {
     /// One line or several, each with its newline.
-    pieces: VecDeque<Rc<[u8]>>,
+    pieces: VecDeque<Rc<Vec<u8>>>,
     /// Bytes of the first piece that the kernel has taken.
     taken: usize,
     /// Bytes that wait, over all pieces.
@@ -22,7 +22,7 @@ pub struct Outbox {
 impl Outbox {
     /// Queues lines, newlines included. False, and nothing is queued, where they would pass [`OUTBOX_LIMIT`].
     #[must_use]
-    pub fn push(&mut self, lines: Rc<[u8]>) -> bool {
+    pub fn push(&mut self, lines: Rc<Vec<u8>>) -> bool {
         let fits = self.waiting + lines.len() <= OUTBOX_LIMIT;
         if fits && !lines.is_empty() {
             self.waiting += lines.len();
@@ -54,8 +54,8 @@ impl Outbox {
 }
 
 /// The bytes of a line on the wire.
-pub fn wire(line: &str) -> Rc<[u8]> {
-    [line.as_bytes(), b"\n"].concat().into()
+pub fn wire(line: &str) -> Rc<Vec<u8>> {
+    Rc::new([line.as_bytes(), b"\n"].concat())
 }
 
 #[cfg(test)]

@@ -114,7 +114,11 @@ impl<'a> Room<'a> {
                     self.screen.line("> not sent: a line that starts with ! is a notice of the server itself");
                 }
                 Line::Text(line) if self.inside > 0 => {
-                    text.extend_from_slice(line.as_bytes());
+                    if text.is_empty() {
+                        text = line.into_bytes(); // the usual case, without a copy
+                    } else {
+                        text.extend_from_slice(line.as_bytes());
+                    }
                     text.push(b'\n');
                 }
                 Line::Text(_) => self.screen.line("> not sent: no client is connected"),
@@ -122,11 +126,11 @@ impl<'a> Room<'a> {
             }
         }
         if !text.is_empty() {
-            self.say_to_all(text.into());
+            self.say_to_all(Rc::new(text));
         }
     }
 
-    fn say_to_all(&mut self, lines: Rc<[u8]>) {
+    fn say_to_all(&mut self, lines: Rc<Vec<u8>>) {
         for (fd, client) in self.clients.iter_mut().filter(|(_, client)| client.is_in()) {
             self.pause.before(&mut self.screen, format_args!("send({fd}, {} bytes)", lines.len()));
             let peer_addr = client.peer_addr;

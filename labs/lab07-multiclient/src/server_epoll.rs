@@ -199,7 +199,7 @@ fn register(epoll: &Epoll, client: &mut Connection) -> Result<()> {
 /// Accepts until it would block. Returns when to try again, if there is no free descriptor: the listener stays readable
 /// then, and a loop that watched it would spin. Meanwhile new clients wait in the accept queue.
 fn accept(listen_sock: &Socket, room: &mut Room, epoll: &Epoll, first_try: bool) -> Result<Option<Instant>> {
-    for _ in 0..MOST {
+    for accepted in 0..MOST {
         room.pause.before(&mut room.screen, format_args!("accept({})", listen_sock.as_raw_fd()));
         let error = match listen_sock.accept() {
             Ok((conn_sock, peer_addr)) => {
@@ -216,6 +216,8 @@ fn accept(listen_sock: &Socket, room: &mut Room, epoll: &Epoll, first_try: bool)
         match error.raw_os_error().map(Errno::from_raw) {
             Some(Errno::EAGAIN) => return Ok(None),
             Some(errno) if is_transient(errno) => {}
+            // accept takes a descriptor before it looks into the queue. epoll knows whether somebody waits there.
+            Some(Errno::EMFILE | Errno::ENFILE) if accepted > 0 => return Ok(None),
             Some(errno @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM)) => {
                 if first_try {
                     let (number, text) = (errno as i32, errno.desc());
