@@ -25,6 +25,7 @@ use nix::sys::{
     resource::{Resource, getrlimit, setrlimit},
 };
 use shared::{Role, Screen};
+use socket2::{Domain, Socket, Type};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 /// Clients, and lines of a burst: less than a server keeps for a client that reads late.
@@ -263,7 +264,10 @@ fn resident(pid: i32) -> Result<f64> {
 /// The least that must be done: read, then send to one after the other, as a C program would. It waits in send, so one client
 /// that does not read stops all.
 fn bare() -> Result<()> {
-    let listener = TcpListener::bind("127.0.0.1:0")?;
+    let listener = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    listener.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into())?;
+    listener.listen(4096)?; // TcpListener asks for 128
+    let listener = TcpListener::from(listener);
     Screen::new().line(format_args!("PORT : {}", listener.local_addr()?.port()));
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
     epoll.add(&listener, EpollEvent::new(EpollFlags::EPOLLIN, 0))?;

@@ -86,8 +86,6 @@ pub fn run(args: &ServerEpollArgs, addr: SocketAddr) -> Result<()> {
     }
 
     listen_sock.set_nonblocking(true).at("fcntl", addr)?; // accept(2): on some systems the client may be gone after poll
-    let local_addr = listen_sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
-    screen.line(format_args!("> Server bound to IP : {} and PORT : {}", local_addr.ip(), local_addr.port()));
 
     let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).at("epoll_create1", "")?;
     let input = stdin();
@@ -96,6 +94,9 @@ pub fn run(args: &ServerEpollArgs, addr: SocketAddr) -> Result<()> {
     let input_watched = epoll.add(&input, EpollEvent::new(EpollFlags::EPOLLIN, OPERATOR)).is_ok();
     epoll.add(&listen_sock, EpollEvent::new(EpollFlags::EPOLLIN, LISTENER)).at("epoll_ctl", addr)?;
     let mut listener_watched = true;
+
+    let local_addr = listen_sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
+    screen.line(format_args!("> Server bound to IP : {} and PORT : {}", local_addr.ip(), local_addr.port()));
 
     let mut room = Room::new(args.max_clients.get(), args.quiet, screen, pause);
     let mut operator = Some(LineSplitter::default()); // None once standard input has ended
