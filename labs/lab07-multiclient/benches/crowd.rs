@@ -66,8 +66,12 @@ struct Crowd {
 struct Measured {
     connect_ms: f64,
     lines_per_second: f64,
+    /// Processor time of the server for one delivery: what others do on the machine disturbs it least.
+    cpu_ns: f64,
     round_ms: f64,
     bytes_a_client: f64,
+    /// What the kernel says of its own memory for TCP: all programs, in pages.
+    kernel_pages: f64,
 }
 
 fn main() -> Result<()> {
@@ -115,13 +119,18 @@ fn report(screen: &mut Screen, clients: usize, lines: usize, kinds: &[&str], run
     let all = |runs: &[Measured], of: fn(&Measured) -> f64| middle(runs.iter().map(of).collect());
     screen
         .line(format_args!("\n{clients} clients, bursts of {lines} lines of {LINE} bytes, the middle of {TURNS} runs"));
-    screen.line("server         all in ms  deliveries/s   a line to all, ms  bytes a client");
+    screen.line("server         all in ms  deliveries/s   CPU ns each  a line, ms  bytes a client");
     let most = runs.iter().map(|runs| all(runs, |run| run.lines_per_second)).fold(1.0, f64::max);
     for (kind, runs) in kinds.iter().zip(runs) {
         let (connect_ms, rate) = (all(runs, |run| run.connect_ms), all(runs, |run| run.lines_per_second));
         let (round_ms, bytes) = (all(runs, |run| run.round_ms), all(runs, |run| run.bytes_a_client));
-        screen.line(format_args!("{kind:<14} {connect_ms:>9.1} {rate:>13.0} {round_ms:>19.3} {bytes:>15.0}"));
+        let cpu_ns = all(runs, |run| run.cpu_ns);
+        screen.line(format_args!(
+            "{kind:<14} {connect_ms:>9.1} {rate:>13.0} {cpu_ns:>13.1} {round_ms:>11.3} {bytes:>15.0}"
+        ));
     }
+    let pages = all(&runs[0], |run| run.kernel_pages);
+    screen.line(format_args!("/proc/net/sockstat while all were idle: TCP mem {pages} pages, of all programs"));
     screen.line("deliveries per second");
     for (kind, runs) in kinds.iter().zip(runs) {
         let rate = all(runs, |run| run.lines_per_second);
@@ -132,9 +141,9 @@ fn report(screen: &mut Screen, clients: usize, lines: usize, kinds: &[&str], run
         // Run by run: neighbours in time had the same machine.
         let ratio = |of: fn(&Measured) -> f64| middle(runs[0].iter().zip(theirs).map(|(a, b)| of(a) / of(b)).collect());
         screen.line(format_args!(
-            "{EPOLL} / {kind:<14} burst rate {:6.2}   time of a delivery {:5.2}   of a line to all {:5.2}",
+            "{EPOLL} / {kind:<14} burst rate {:6.2}   CPU of a delivery {:5.2}   a line {:5.2}",
             ratio(|run| run.lines_per_second),
-            ratio(|run| 1.0 / run.lines_per_second),
+            ratio(|run| run.cpu_ns),
             ratio(|run| run.round_ms)
         ));
     }
@@ -143,14 +152,17 @@ fn report(screen: &mut Screen, clients: usize, lines: usize, kinds: &[&str], run
 /// Starts a server, lets everybody in, and measures.
 fn measured(kind: &str, clients: usize, lines: usize) -> Result<Measured> {
     let (mut crowd, connect_ms, bytes_a_client) = Crowd::gather(kind, clients)?;
+    let kernel_pages = kernel_pages()?;
     let line = [&[b'x'; LINE - 1][..], b"\n"].concat();
     crowd.tell_all(&line)?; // to warm up: buffers are allocated with the first line
     let burst = line.repeat(lines);
     let bursts = if kind == POLL { 1 } else { BURSTS };
+    let before = crowd.cpu_ns()?;
     let seconds = (0..bursts).map(|_| crowd.tell_all(&burst)).collect::<Result<Vec<_>>>()?;
+    let cpu_ns = (crowd.cpu_ns()? - before) / (clients * lines * bursts) as f64;
     let lines_per_second = (clients * lines) as f64 / middle(seconds);
     let seconds = (0..SINGLE_LINES).map(|_| crowd.tell_all(&line)).collect::<Result<Vec<_>>>()?;
-    Ok(Measured { connect_ms, lines_per_second, round_ms: middle(seconds) * 1e3, bytes_a_client })
+    Ok(Measured { connect_ms, lines_per_second, cpu_ns, round_ms: middle(seconds) * 1e3, bytes_a_client, kernel_pages })
 }
 
 impl Crowd {
@@ -216,6 +228,12 @@ impl Crowd {
         Ok((Crowd { server, speaker, clients: streams, epoll }, connect_ms, bytes))
     }
 
+    /// The processor time of the server so far: /proc/PID/schedstat.
+    fn cpu_ns(&self) -> Result<f64> {
+        let schedstat = fs::read_to_string(format!("/proc/{}/schedstat", self.server.pid()))?;
+        Ok(schedstat.split(' ').next().context("no time in schedstat")?.parse()?)
+    }
+
     /// One line or several to all; the seconds until the last client has the last byte.
     fn tell_all(&mut self, bytes: &[u8]) -> Result<f64> {
         let Crowd { server, speaker, clients, epoll } = self;
@@ -259,6 +277,14 @@ fn resident(pid: i32) -> Result<f64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let row = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
     Ok(row.trim().trim_end_matches(" kB").parse::<f64>()? * 1024.0)
+}
+
+/// Pages that the kernel has for the data of TCP sockets, those of other programs too: sockstat's mem. An idle connection
+/// has no data; what its own records take is in no table for an ordinary account.
+fn kernel_pages() -> Result<f64> {
+    let sockstat = fs::read_to_string("/proc/net/sockstat")?;
+    let row = sockstat.lines().find(|line| line.starts_with("TCP:")).context("no TCP in sockstat")?;
+    Ok(row.rsplit(' ').next().context("no mem")?.parse()?)
 }
 
 /// The least that must be done: read, then send to one after the other, as a C program would. It waits in send, so one client
