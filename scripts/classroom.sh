@@ -66,6 +66,7 @@ lab16-mboard-sessions|udp 7160|6^server PORT|3^relay NEXT --to 127.0.0.1:PORT --
 lab17-mboard-tcp|tcp 7170|10^server PORT|client PORT --publish Hello &&|client PORT &&|client PORT --publish -
 lab18-threads|- -|hello 4 --stay|lock|47>$threads
 lab23-guessword|tcp 7230|10^server PORT|client ann PORT|client bob PORT
+lab26-group|udp 53126|6^member ann 239.26.26.26:PORT|6^member bob 239.26.26.26:PORT|6^member cid 239.26.26.26:PORT --loss 30|0_scripts/groups.sh 239.26.26.26
 "
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else
@@ -221,6 +222,9 @@ if [[ $todo == attach ]]; then
     if [[ -n $own_socket ]]; then
         read -r lines width < <(tmux display-message -p \
             '#{client_height} #{client_width}')
+    fi
+    if [[ -z $width ]]; then
+        fail 'no terminal is attached to your tmux' "$0 $number --detach"
     fi
     if ((width < width_needed || lines < height_needed)); then
         fail "this terminal has ${width}x$lines; a classroom needs $(

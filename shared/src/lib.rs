@@ -11,8 +11,6 @@
 #[cfg(target_os = "linux")]
 mod cli;
 #[cfg(target_os = "linux")]
-mod keys;
-#[cfg(target_os = "linux")]
 mod lesson;
 #[cfg(target_os = "linux")]
 mod stage;

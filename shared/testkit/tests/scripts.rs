@@ -234,6 +234,7 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("17", "TIME-WAIT"),
         ("18", "User-3"),
         ("23", "ESTAB"),
+        ("26", "239.26.26.26"),
     ];
     thread::scope(|scope| {
         for (worker, rooms) in rooms.chunks(4).enumerate() {

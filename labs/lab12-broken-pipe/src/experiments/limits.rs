@@ -53,7 +53,7 @@ pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
         [
             ("all four, and at once", [true; 4]),
             ("sender and limited: their bytes are not acknowledged", [false, false, true, true]),
-            ("probing and limited: each has set a time", [false, true, false, true]),
+            ("probing and limited: their kernels count the time", [false, true, false, true]),
             ("only probing: the kernel asks for it", [false, true, false, false]),
             ("nobody: a connection that is up stays up", [false; 4]),
         ],
@@ -90,5 +90,5 @@ pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
     }
     let end = |(client_sock, _): &(Socket, Socket)| Pair::of(client_sock);
     stage.kernel([("idle", end(idle)?), ("sender", end(sender)?)])?;
-    stage.verdict(question, told, "only a program that has set a time is told; 'idle' would wait for ever")
+    stage.verdict(question, told, "so soon only who has set a time; 'sender' after 15 minutes, 'idle' never")
 }
