@@ -5,6 +5,7 @@
 //! - [`Screen`], [`Stop`], [`Pause`]: output, Ctrl-C, Enter before each call
 //! - [`Keys`]: single keys on a terminal, lines elsewhere
 //! - [`SplitMix64`]: a series of numbers from a seed
+//! - [`Timeline`]: what happened at the same time, as a picture
 //! - [`Role`]: a lecture program as a child process
 
 #[cfg(target_os = "linux")]
@@ -21,6 +22,8 @@ mod role;
 mod screen;
 #[cfg(target_os = "linux")]
 mod stop;
+#[cfg(target_os = "linux")]
+mod timeline;
 
 #[cfg(target_os = "linux")]
 pub use self::{
@@ -31,4 +34,5 @@ pub use self::{
     role::{Role, end_with_parent},
     screen::{Screen, escaped},
     stop::{Pause, Stop},
+    timeline::{Timeline, TimelinePhase, TimelineRow},
 };

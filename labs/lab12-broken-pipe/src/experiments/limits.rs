@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::{Pair, Patience, tcp_socket};
+use kernel::{Pair, Patience, options::MinTtl, tcp_socket};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -19,7 +19,7 @@ use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{cable, connected_pair, receive};
-use crate::cable::{CUT, MinTtl};
+use crate::cable::CUT;
 
 /// So long four programs wait for news: probes end after 2 s, the user timeout after about 1.4 s.
 const NEWS_LIMIT: Duration = Duration::from_secs(4);
