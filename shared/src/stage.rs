@@ -429,7 +429,7 @@ impl Stage {
 
     /// What was seen stays until the class has read it; what has scrolled off is shown again, a screen at a time.
     fn show_again(&mut self, evidence: &[String], rows: usize) -> Result<()> {
-        self.go_on("[Enter] what was seen, and the verdict")?;
+        self.go_on("[Enter] what was seen, and the verdict   (? keys)")?;
         for page in evidence.chunks(rows).take(if evidence.len() > rows { usize::MAX } else { 0 }) {
             self.screen.line(page.join("\n"));
             self.go_on("[Enter] go on")?;
