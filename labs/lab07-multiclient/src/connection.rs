@@ -2,20 +2,24 @@
 
 use std::{
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    rc::Rc,
     time::{Duration, Instant},
 };
 
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags},
-    sys::socket::{MsgFlags, recv, send},
+    sys::{
+        socket::{MsgFlags, recv, send},
+        uio::writev,
+    },
 };
 use socket2::Socket;
 
 use crate::{
     lines::{Line, LineSplitter},
-    outbox::Outbox,
+    outbox::{Outbox, wire},
 };
 
 /// A connection that is being closed waits so long for the other end to take the last bytes and to close.
@@ -42,6 +46,8 @@ pub struct Connection {
     refused: bool,
     /// recv has returned 0: the client has closed its sending side.
     end_seen: bool,
+    /// What epoll waits for; None for a client that is not registered, as with poll.
+    pub registered: Option<PollFlags>,
 }
 
 impl Connection {
@@ -56,15 +62,21 @@ impl Connection {
             close_by: None,
             refused: false,
             end_seen: false,
+            registered: None,
         }
     }
 
     /// What to wait for: bytes from the client; and room in the send buffer, but only while bytes wait to be sent.
-    pub fn poll_fd(&self) -> PollFd<'_> {
+    pub fn waits_for(&self) -> PollFlags {
         let mut events = PollFlags::empty();
         events.set(PollFlags::POLLIN, !self.end_seen);
         events.set(PollFlags::POLLOUT, !self.outbox.is_empty());
-        PollFd::new(self.sock.as_fd(), events)
+        events
+    }
+
+    /// The same as poll(2) wants it.
+    pub fn poll_fd(&self) -> PollFd<'_> {
+        PollFd::new(self.sock.as_fd(), self.waits_for())
     }
 
     /// Reads once, so that a client that never stops sending delays nobody.
@@ -82,11 +94,11 @@ impl Connection {
         }
     }
 
-    /// Queues a line and sends what the kernel takes now. False: the client has not read for so long that the queue is
+    /// Queues lines and sends what the kernel takes now. False: the client has not read for so long that the queue is
     /// full.
-    pub fn say(&mut self, line: &str) -> nix::Result<bool> {
+    pub fn say(&mut self, lines: Rc<Vec<u8>>) -> nix::Result<bool> {
         self.flush()?;
-        let fits = self.outbox.push(line);
+        let fits = self.outbox.push(lines);
         self.flush()?;
         Ok(fits)
     }
@@ -94,7 +106,11 @@ impl Connection {
     /// Sends what waits, as far as the socket's send buffer has room. Never blocks.
     pub fn flush(&mut self) -> nix::Result<()> {
         while !self.outbox.is_empty() {
-            match send(self.sock.as_raw_fd(), self.outbox.front(), MsgFlags::empty()) {
+            let sent = match &self.outbox.front()[..] {
+                [piece] => send(self.sock.as_raw_fd(), piece, MsgFlags::empty()),
+                pieces => writev(&self.sock, pieces), // one call for all that waits
+            };
+            match sent {
                 Ok(bytes_sent) => self.outbox.sent(bytes_sent),
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}
@@ -109,8 +125,8 @@ impl Connection {
     }
 
     /// The socket's descriptor.
-    pub fn fd(&self) -> i32 {
-        self.sock.as_raw_fd()
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.sock.as_fd()
     }
 
     /// No more lines: send what waits, then FIN, then read until the client's FIN. close(2) with bytes unread would send
@@ -123,7 +139,7 @@ impl Connection {
     /// Tells the client why it cannot come in, and closes without a reset.
     pub fn refuse(&mut self, why: &str) -> nix::Result<()> {
         self.refused = true;
-        self.say(why)?;
+        self.say(wire(why))?;
         self.leave()
     }
 

@@ -35,6 +35,31 @@ impl LineSplitter {
         lines
     }
 
+    /// As [`LineSplitter::push`], but lines of plain text that came together stay together: one text, newlines between
+    /// them. A line that starts with `!` stands alone.
+    pub fn push_together(&mut self, bytes: &[u8]) -> Vec<Line> {
+        let newline = |byte: &u8| *byte == b'\n';
+        let begun = self.too_long || !self.partial.is_empty();
+        let (first, rest) =
+            bytes.split_at(if begun { bytes.iter().position(newline).map_or(bytes.len(), |at| at + 1) } else { 0 });
+        let mut lines = self.push(first);
+        let plain = |text: &&str| !text.starts_with('!') && !text.contains("\n!") && !text.contains('\r');
+        let together = rest.iter().rposition(newline).and_then(|end| {
+            let text = str::from_utf8(&rest[..end]).ok().filter(plain)?;
+            Some((text, &rest[end + 1..]))
+        });
+        match together {
+            Some((text, begun)) => {
+                let mut together = String::with_capacity(text.len() + 1); // room for the last newline
+                together.push_str(text);
+                lines.push(Line::Text(together));
+                lines.extend(self.push(begun));
+            }
+            None => lines.extend(self.push(rest)),
+        }
+        lines
+    }
+
     /// At the end of the stream: what came after the last newline.
     pub fn rest(&mut self) -> Option<Line> {
         (self.too_long || !self.partial.is_empty()).then(|| self.take())
@@ -111,6 +136,31 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn lines_that_stay_together_are_the_same_lines(
+            bytes in vec(prop_oneof![3 => Just(b'\n'), 1 => Just(b'\r'), 2 => Just(b'!'), 9 => Just(b'x'), 1 => any::<u8>()], 0..400),
+            cuts in vec(1usize..50, 1..40),
+        ) {
+            let apart = |line: Line| match line {
+                Line::Text(text) => text.split('\n').map(|line| Line::Text(line.into())).collect(),
+                faulty => vec![faulty],
+            };
+            let (mut one_by_one, mut together) = (LineSplitter::default(), LineSplitter::default());
+            let mut rest = bytes.as_slice();
+            for cut in cuts.iter().cycle() {
+                let (piece, after) = rest.split_at((*cut).min(rest.len()));
+                let observed = together.push_together(piece);
+                let notices = observed.iter().filter(|line| matches!(line, Line::Text(text) if text.contains("\n!")));
+                prop_assert_eq!(notices.count(), 0);
+                prop_assert_eq!(observed.into_iter().flat_map(apart).collect::<Vec<_>>(), one_by_one.push(piece));
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(together.rest(), one_by_one.rest());
+        }
+
         #[test]
         fn where_recv_cuts_the_bytes_makes_no_difference(
             bytes in vec(prop_oneof![Just(b'\n'), Just(b'\r'), any::<u8>()], 0..400),

@@ -2,6 +2,7 @@
 //!
 //! Terminal 1:     cargo lab07 server
 //! Terminals 2-4:  cargo lab07 client
+//! The same grown: cargo lab07 server-epoll    (diff src/server.rs src/server_epoll.rs)
 //! Watch:          scripts/states.sh 4444 --watch
 //! All at once:    scripts/classroom.sh 07
 //! Experiments:    cargo lab07
@@ -18,6 +19,7 @@ mod lines;
 mod outbox;
 mod room;
 mod server;
+mod server_epoll;
 mod talk;
 
 use std::{
@@ -39,6 +41,7 @@ Examples:
   lab07-multiclient demo 2 --pause         the second one, for the projector
   lab07-multiclient server                 terminal 1: listen on 127.0.0.1:4444
   lab07-multiclient server 0.0.0.0:4445    listen elsewhere
+  lab07-multiclient server-epoll           the same for ten thousand clients
   lab07-multiclient client                 terminal 2: type lines; exit or Ctrl-D leaves
   lab07-multiclient client 4444 0.0.0.0    as the handout types it
   nc 127.0.0.1 4444                        any program that sends lines is a client
@@ -66,6 +69,8 @@ enum Command {
     Sheet(SheetArgs),
     /// Terminal 1: let clients in, show their lines reversed, send yours to all of them
     Server(ServerArgs),
+    /// Terminal 1: the same with epoll, for ten thousand clients
+    ServerEpoll(ServerEpollArgs),
     /// Terminal 2: send lines, show the server's reversed
     Client(ClientArgs),
 }
@@ -84,6 +89,28 @@ struct ServerArgs {
     /// Do not set SO_REUSEADDR: end the server with clients connected, and start it again
     #[arg(long)]
     no_reuse_addr: bool,
+    /// Wait for Enter before socket, setsockopt, bind, listen, and each accept, recv and send
+    #[arg(long)]
+    pause: bool,
+}
+
+#[derive(Args)]
+struct ServerEpollArgs {
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
+    #[arg(value_name = "PORT|ADDRESS")]
+    place: Option<Place>,
+    /// Address to listen on, beside a PORT; 0.0.0.0 or :: for all
+    #[arg(long, value_name = "ADDRESS")]
+    bind: Option<IpAddr>,
+    /// Clients that are let in at the same time
+    #[arg(long, default_value = "10000", value_name = "N")]
+    max_clients: NonZeroUsize,
+    /// Do not set SO_REUSEADDR: end the server with clients connected, and start it again
+    #[arg(long)]
+    no_reuse_addr: bool,
+    /// Leave out the line for each client that comes, goes or is rejected
+    #[arg(long)]
+    quiet: bool,
     /// Wait for Enter before socket, setsockopt, bind, listen, and each accept, recv and send
     #[arg(long)]
     pause: bool,
@@ -110,17 +137,24 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
         Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
         Some(Command::Server(args)) => {
-            let bind = args.bind.map(|ip| Place { host: Some(ip.to_string()), port: None });
-            let places: Vec<Place> = args.place.iter().cloned().chain(bind).collect();
-            let addresses = Place::joined(&places).and_then(|place| place.resolved(SERVER)).unwrap_or_else(usage);
-            let addr = addresses.first().copied().unwrap_or(SERVER);
-            server::run(args, addr).map(|()| ExitCode::SUCCESS)
+            server::run(args, listen_addr(&args.place, args.bind)).map(|()| ExitCode::SUCCESS)
+        }
+        Some(Command::ServerEpoll(args)) => {
+            server_epoll::run(args, listen_addr(&args.place, args.bind)).map(|()| ExitCode::SUCCESS)
         }
         Some(Command::Client(args)) => match Place::joined(&args.places).unwrap_or_else(usage) {
             Place { port: Some(0), .. } => usage("nobody is at port 0: a port from 1 to 65535".into()),
             place => client::run(args, &place),
         },
     }
+}
+
+/// Where a server listens: what is missing comes from [`SERVER`].
+fn listen_addr(place: &Option<Place>, bind: Option<IpAddr>) -> SocketAddr {
+    let bind = bind.map(|ip| Place { host: Some(ip.to_string()), port: None });
+    let places: Vec<Place> = place.iter().cloned().chain(bind).collect();
+    let addresses = Place::joined(&places).and_then(|place| place.resolved(SERVER)).unwrap_or_else(usage);
+    addresses.first().copied().unwrap_or(SERVER)
 }
 
 /// Says what is wrong with an address; exit status 2.

@@ -5,7 +5,7 @@
 use std::{
     io::stdin,
     net::SocketAddr,
-    os::fd::{AsFd, AsRawFd},
+    os::fd::{AsFd, AsRawFd, RawFd},
     time::{Duration, Instant},
 };
 
@@ -33,8 +33,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
 enum Whose {
     /// SIGINT and SIGTERM, as a descriptor.
     Signals,
-    /// The client at this place in the list of clients.
-    Client(usize),
+    /// The client with this descriptor.
+    Client(RawFd),
     /// Standard input.
     Operator,
     Listener,
@@ -67,7 +67,7 @@ pub fn run(args: &ServerArgs, addr: SocketAddr) -> Result<()> {
     let local_addr = listen_sock.local_addr().at("getsockname", addr)?.as_socket().context("not an IP socket")?;
     screen.line(format_args!("> Server bound to IP : {} and PORT : {}", local_addr.ip(), local_addr.port()));
 
-    let mut room = Room { clients: Vec::new(), max_clients: args.max_clients.get(), screen, pause };
+    let mut room = Room::new(args.max_clients.get(), false, screen, pause);
     let mut operator = Some(LineSplitter::default()); // None once standard input has ended
     let mut listener = Some(listen_sock); // None after Ctrl-C: only the last bytes are waited for
     let mut accept_again = None; // set while there is no descriptor for one more client
@@ -77,7 +77,7 @@ pub fn run(args: &ServerArgs, addr: SocketAddr) -> Result<()> {
         let accept_later = accept_again.filter(|again| Instant::now() < *again);
         let input = stdin();
         let mut watched = vec![(Whose::Signals, PollFd::new(stop.as_fd(), PollFlags::POLLIN))];
-        watched.extend(room.clients.iter().enumerate().map(|(at, client)| (Whose::Client(at), client.poll_fd())));
+        watched.extend(room.clients.iter().map(|(fd, client)| (Whose::Client(*fd), client.poll_fd())));
         if operator.is_some() {
             watched.push((Whose::Operator, PollFd::new(input.as_fd(), PollFlags::POLLIN)));
         }
@@ -105,18 +105,18 @@ pub fn run(args: &ServerArgs, addr: SocketAddr) -> Result<()> {
                     }
                     room.say_goodbye();
                 }
-                Whose::Client(at) => room.serve(at, events, &mut buffer),
+                Whose::Client(fd) => room.serve(fd, events, &mut buffer),
                 Whose::Operator => match read(&input, &mut buffer) {
                     Ok(bytes_read) if bytes_read > 0 => {
                         room.screen.typed();
                         let lines = operator.iter_mut().flat_map(|splitter| splitter.push(&buffer[..bytes_read]));
-                        lines.for_each(|line| room.announce(line));
+                        lines.for_each(|line| room.announce([line])); // a send for each line and client
                     }
                     Err(Errno::EINTR | Errno::EAGAIN) => {}
                     Ok(_) | Err(_) => {
                         // End of input: the clients stay.
                         let rest = operator.take().and_then(|mut splitter| splitter.rest());
-                        rest.into_iter().for_each(|line| room.announce(line));
+                        room.announce(rest);
                     }
                 },
                 Whose::Listener => {
@@ -126,7 +126,7 @@ pub fn run(args: &ServerArgs, addr: SocketAddr) -> Result<()> {
                 }
             }
         }
-        room.close_those_over(); // only now: until here Whose::Client counts the clients as they were
+        room.close_those_over(); // only now: until here a descriptor names the client that poll found ready
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use socket2::Socket;
 use crate::{
     display::reversed,
     lines::{LINE_LIMIT, Line, LineSplitter},
-    outbox::Outbox,
+    outbox::{Outbox, wire},
     room::{REFUSAL, fault},
 };
 
@@ -99,7 +99,7 @@ impl<'a> Client<'a> {
                 Line::Text(text) => {
                     let what = format!("send({}, {} bytes)", self.sock.as_raw_fd(), text.len() + 1);
                     self.pause.before(&mut self.screen, what);
-                    ensure!(self.outbox.push(&text), "more typed at once than the queue holds");
+                    ensure!(self.outbox.push(wire(&text)), "more typed at once than the queue holds");
                     self.screen.ask_nothing(); // until the server answers, as in the handout
                 }
                 faulty => self.screen.line(format_args!("> not sent: {}", fault(&faulty))),
@@ -118,7 +118,7 @@ impl<'a> Client<'a> {
     /// Sends what waits, as far as the send buffer has room; a client that is leaving sends FIN after the last byte.
     pub fn flush(&mut self) -> Result<()> {
         while !self.outbox.is_empty() {
-            match send(self.sock.as_raw_fd(), self.outbox.front(), MsgFlags::empty()) {
+            match send(self.sock.as_raw_fd(), &self.outbox.front()[0], MsgFlags::empty()) {
                 Ok(bytes_sent) => self.outbox.sent(bytes_sent),
                 Err(Errno::EAGAIN) => return Ok(()),
                 Err(Errno::EINTR) => {}

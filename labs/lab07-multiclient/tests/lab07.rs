@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    cell::Cell,
     fs,
     io::{Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -11,12 +12,17 @@ use std::{
         Arc, LazyLock,
         atomic::{AtomicUsize, Ordering},
     },
+    thread,
     time::{Duration, Instant},
 };
 
 use kernel::namespace::NAMESPACE;
-use nix::sys::signal::Signal;
+use nix::sys::{
+    resource::{Resource, getrlimit, setrlimit},
+    signal::Signal,
+};
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
+use shared::SplitMix64;
 use testkit::{
     Demo, Finished, NOBODY, Role, TempDir, descriptors, ends_well, failed, have, run, signal, skip_without, wait_until,
 };
@@ -25,9 +31,22 @@ const LAB: &str = env!("CARGO_BIN_EXE_lab07-multiclient");
 const LIMIT: Duration = Duration::from_secs(10);
 static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
+thread_local! {
+    /// Which of the two servers this test is about; the harness runs each test in a thread of its own.
+    static ROLE: Cell<&'static str> = const { Cell::new("server") };
+}
+
+/// The same test, with the server that waits with epoll.
+fn with_epoll(test: fn()) {
+    ROLE.set("server-epoll");
+    test();
+}
+
 /// The server on a port of the kernel's choice.
 fn server(options: &[&str]) -> (Role, SocketAddr) {
-    server_by(Command::new(LAB).args(["server", "0"]).args(options))
+    let role = ROLE.get();
+    let four = if role == "server" || options.contains(&"--max-clients") { &[][..] } else { &["--max-clients", "4"] };
+    server_by(Command::new(LAB).args([role, "0"]).args(four).args(options))
 }
 
 fn server_by(command: &mut Command) -> (Role, SocketAddr) {
@@ -75,6 +94,8 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("one-line", "ANSWERED"),
         ("no-reader", "ANSWERED"),
         ("while-typing", "ANSWERED"),
+        ("idle-cost", "ANSWERED"),
+        ("storm", "ANSWERED"),
     ]);
 }
 
@@ -255,10 +276,13 @@ fn a_client_that_resets_is_named_and_the_server_stays() {
 
 #[test]
 fn without_a_free_descriptor_whoever_connects_waits_and_gets_in_later() {
-    // bash's own ulimit, then the server in its place: 0, 1, 2, signalfd, listener, and room for five clients.
-    let (mut server, addr) =
-        server_by(Command::new("bash").args(["-c", "ulimit -n 10; exec \"$0\" server 0 --max-clients 100", LAB]));
-    let mut inside: Vec<_> = (0..5).map(|_| let_in(&mut server, addr)).collect();
+    // bash's own ulimit, then the server in its place: 0, 1, 2, signalfd, listener, and room for five clients, or for epoll
+    // and four.
+    let role = ROLE.get();
+    let start = format!("ulimit -n 10; exec \"$0\" {role} 0 --max-clients 100");
+    let (mut server, addr) = server_by(Command::new("bash").args(["-c", &start, LAB]));
+    let room = if role == "server" { 5 } else { 4 };
+    let mut inside: Vec<_> = (0..room).map(|_| let_in(&mut server, addr)).collect();
     let waiting = TcpStream::connect(addr).unwrap();
     server.wait_for("> accept: EMFILE (24) Too many open files; whoever connects now waits\n").unwrap();
     server.type_line("all well").unwrap();
@@ -400,7 +424,7 @@ fn ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once() {
     drop(stream);
     ends_well(&mut first);
     assert!(first.printed().contains("] Client message = racecar\n"), "what had arrived is shown");
-    let again = ["server", &addr.port().to_string()];
+    let again = [ROLE.get(), &addr.port().to_string()];
     Role::spawn(Command::new(LAB).args(again)).unwrap().wait_for("> Server bound to").unwrap();
     // Without SO_REUSEADDR on the new run the TIME-WAIT of the old one is in the way.
     let Finished { stderr, .. } = run(Command::new(LAB).args(again).arg("--no-reuse-addr"));
@@ -472,7 +496,7 @@ fn settings_of_other_machines_skip_an_experiment_or_change_nothing() {
     }
     for (setting, skipped) in [
         ("net.ipv4.tcp_max_tw_buckets=0", &["who-may-bind", "other-ways", "slot-freed"][..]),
-        ("net.core.somaxconn=0", &[]),
+        ("net.core.somaxconn=0", &["storm"]),
         ("net.ipv4.tcp_wmem='4096 4096 4096' net.ipv4.tcp_rmem='4096 4096 4096'", &[]),
     ] {
         let set = format!("ip link set lo up && sysctl -qw {setting} && exec \"$0\"");
@@ -489,7 +513,7 @@ fn settings_of_other_machines_skip_an_experiment_or_change_nothing() {
 
 #[test]
 fn pause_waits_before_each_call() {
-    let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
+    let mut server = Role::spawn(Command::new(LAB).args([ROLE.get(), "0", "--pause"])).unwrap();
     let calls = ["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("];
     for call in calls {
         server.wait_for(&format!("next: {call}")).unwrap();
@@ -556,4 +580,152 @@ fn a_demo_that_is_killed_leaves_no_server_behind() {
         Ok((stat.is_empty() || stat.contains(") Z ")).then_some(())) // a zombie waits for init, not for us
     })
     .unwrap();
+}
+
+#[test]
+fn with_epoll_all_of_this_is_the_same() {
+    let tests: &[fn()] = &[
+        the_seven_steps_of_the_handout_work,
+        the_operator_may_speak_before_anybody_else_and_an_exclamation_mark_is_kept_for_notices,
+        what_a_client_sent_before_it_left_still_arrives,
+        a_fifth_is_told_why_and_closed_without_a_reset_even_if_it_talks,
+        max_clients_moves_the_limit,
+        a_client_that_never_reads_delays_nobody_and_is_dropped_with_a_reset,
+        an_overlong_line_invalid_utf8_and_a_cut_line_each_have_their_outcome,
+        a_client_that_resets_is_named_and_the_server_stays,
+        without_a_free_descriptor_whoever_connects_waits_and_gets_in_later,
+        foreign_clients_talk_and_listen,
+        ctrl_c_ends_the_server_in_good_order_and_the_next_run_may_bind_at_once,
+        pause_waits_before_each_call,
+        five_thousand_random_byte_strings_leave_the_server_as_it_was,
+    ];
+    let run = |test: &fn()| {
+        let test = *test;
+        thread::spawn(move || with_epoll(test))
+    };
+    let running: Vec<_> = tests.iter().map(run).collect();
+    for test in running {
+        test.join().unwrap();
+    }
+}
+
+#[test]
+fn both_servers_print_the_same_and_quiet_leaves_out_who_comes_and_goes() {
+    let mut printed = [&["server"][..], &["server-epoll"], &["server-epoll", "--quiet"]].map(|role| {
+        let most = ["--max-clients", "2"];
+        let (mut server, addr) = server_by(Command::new(LAB).args(role).arg("0").args(most));
+        let before = descriptors(server.pid());
+        let mut inside: Vec<_> = (0..2).map(|_| TcpStream::connect(addr).unwrap()).collect();
+        wait_until("two clients in", LIMIT, || Ok((descriptors(server.pid()) == before + 2).then_some(()))).unwrap();
+        for (stream, line) in inside.iter_mut().zip(["taco cat\n", "\u{e4}\n"]) {
+            stream.write_all(line.as_bytes()).unwrap();
+            server.wait_for("] Client message").unwrap();
+        }
+        server.type_line("hello").unwrap();
+        inside.iter_mut().for_each(|stream| read_exactly(stream, "hello\n"));
+        assert_eq!(to_the_end(&mut TcpStream::connect(addr).unwrap()), "! Server rejected due to too many clients\n");
+        signal(&server, Signal::SIGTERM);
+        inside.iter_mut().for_each(|stream| assert_eq!(to_the_end(stream), ""));
+        drop(inside);
+        ends_well(&mut server);
+        let digits = |character: char| if character.is_ascii_digit() { '#' } else { character };
+        let printed = server.printed();
+        let plain = printed.lines().filter(|line| !line.contains("Backlog")).map(|line| {
+            let plain: String = line.chars().map(digits).collect();
+            plain.split('#').filter(|part| !part.is_empty()).collect::<Vec<_>>().join("#")
+        });
+        plain.collect::<Vec<_>>()
+    });
+    assert_eq!(printed[0], printed[1]);
+    for word in ["New connection", "Rejected", "Closing connection"] {
+        assert!(printed[0].iter().any(|line| line.contains(word)), "{word}: {printed:?}");
+        printed[0].retain(|line| !line.contains(word));
+    }
+    assert_eq!(printed[2], printed[0]);
+}
+
+#[test]
+fn what_epoll_cannot_watch_is_read_all_the_same() {
+    let folder = TempDir::new();
+    fs::write(folder.path().join("lines"), "one\ntwo").unwrap();
+    for (input, lines) in [(folder.path().join("lines"), 2), ("/dev/null".into(), 0)] {
+        let mut command = Command::new(LAB);
+        command.args(["server-epoll", "0"]);
+        let file = fs::File::open(input).unwrap();
+        let mut server = Role::spawn_on(&mut command, file.into()).unwrap();
+        let port: u16 = server.line_with("PORT : ").unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+        for _ in 0..lines {
+            server.wait_for("> not sent: no client is connected\n").unwrap();
+        }
+        let_in(&mut server, SocketAddr::from(([127, 0, 0, 1], port))).write_all(b"racecar\n").unwrap();
+        server.wait_for("] Client message = racecar\n").unwrap();
+        let before = cpu_ticks(&server);
+        server.wait_for_within("never printed", Duration::from_millis(500)).unwrap_err();
+        assert!(cpu_ticks(&server) - before < 10, "the server spins at the end of its input");
+    }
+}
+
+/// Strings of random bytes in the test below; 100000 takes about a minute: `STRINGS=100000 cargo test -p lab07-multiclient`.
+fn strings() -> usize {
+    std::env::var("STRINGS").ok().and_then(|strings| strings.parse().ok()).unwrap_or(5000)
+}
+
+#[test]
+fn random_bytes_half_lines_resets_and_storms_cost_a_thousand_clients_no_line() {
+    const CLIENTS: usize = 1000;
+    const LINES: usize = 20;
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    if skip_without(most < 2200, "2200 descriptors", "ulimit -Hn 4096") {
+        return;
+    }
+    setrlimit(Resource::RLIMIT_NOFILE, most, most).unwrap();
+    let reset = |stream: TcpStream| socket2::Socket::from(stream).set_linger(Some(Duration::ZERO)).unwrap(); // and close
+    let (mut server, addr) = server_by(Command::new(LAB).args(["server-epoll", "0", "--quiet"]));
+    let before = descriptors(server.pid());
+    let mut clients: Vec<_> = (0..CLIENTS).map(|_| TcpStream::connect(addr).unwrap()).collect();
+    clients.iter().for_each(|stream| stream.set_read_timeout(Some(LIMIT)).unwrap());
+    wait_until("a thousand accepted", LIMIT, || Ok((descriptors(server.pid()) >= before + CLIENTS).then_some(())))
+        .unwrap();
+    let done = Arc::new(AtomicUsize::new(0));
+    let others = done.clone();
+    let bad = thread::spawn(move || {
+        let mut random = SplitMix64::new(18);
+        let strings = strings();
+        let mut stream = TcpStream::connect(addr).unwrap();
+        for number in 0..strings {
+            let mut bytes: Vec<u8> = (0..random.draw() % 200).map(|_| random.draw() as u8).collect();
+            bytes.iter_mut().filter(|byte| **byte % 16 == 0).for_each(|byte| *byte = b'\n');
+            let _ = stream.write_all(&bytes); // EPIPE, ECONNRESET: this one was dropped
+            if number % 10 == 9 {
+                reset(std::mem::replace(&mut stream, TcpStream::connect(addr).unwrap()));
+            }
+            if number % 1000 == 999 {
+                let storm: Vec<_> = (0..200).map(|_| TcpStream::connect(addr).unwrap()).collect();
+                storm.into_iter().for_each(reset);
+            }
+            others.store(number + 1, Ordering::Relaxed);
+        }
+        reset(stream);
+    });
+    let mut slowest = Duration::ZERO;
+    for number in 0..LINES {
+        // Spread over the time of the bad ones.
+        let reached = || Ok((done.load(Ordering::Relaxed) * LINES >= number * strings()).then_some(()));
+        wait_until("the bad ones to go on", LIMIT * 6, reached).unwrap();
+        let started = Instant::now();
+        server.type_line(&format!("line {number}")).unwrap();
+        clients.iter_mut().for_each(|stream| read_exactly(stream, &format!("line {number}\n")));
+        slowest = slowest.max(started.elapsed());
+    }
+    bad.join().unwrap();
+    assert!(slowest < LIMIT, "a line took {slowest:?}");
+    wait_until("the bad ones gone", LIMIT, || Ok((descriptors(server.pid()) == before + CLIENTS).then_some(())))
+        .unwrap();
+    let _ = writeln!(
+        std::io::stderr(),
+        "{} random strings: the slowest of {LINES} lines to {CLIENTS} clients took {slowest:.0?}",
+        strings()
+    );
+    clients.into_iter().for_each(reset);
+    wait_until("all gone", LIMIT, || Ok((descriptors(server.pid()) == before).then_some(()))).unwrap();
 }

@@ -16,6 +16,15 @@ use socket2::{Domain, Socket, Type};
 
 /// After this time without a connection or a byte the other end counts as gone.
 const LIMIT: Duration = Duration::from_secs(10);
+/// Bytes of a page of memory.
+const PAGE: usize = 4096;
+
+/// The same memory from the start of a page on, as iperf3 has its blocks. The kernel copies by pages: a block that starts 16
+/// bytes behind a page, as malloc's do, cost an eighth more processor time for each byte.
+fn on_a_page(memory: &mut [u8]) -> &mut [u8] {
+    let start = memory.as_ptr().align_offset(PAGE);
+    &mut memory[start..]
+}
 
 /// Prints its port, receives from one client until the end of the stream, prints bytes and microseconds.
 pub fn sink(block: usize) -> Result<()> {
@@ -32,10 +41,11 @@ pub fn sink(block: usize) -> Result<()> {
     let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
     conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", peer_addr)?;
     let started = Instant::now();
-    let mut buffer = vec![0; block];
+    let mut memory = vec![0; block + PAGE];
+    let buffer = &mut on_a_page(&mut memory)[..block];
     let (mut bytes, mut calls) = (0, 0);
     loop {
-        match recv(conn_sock.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        match recv(conn_sock.as_raw_fd(), buffer, MsgFlags::empty()) {
             Ok(0) => break,
             Err(Errno::EINTR) => {}
             received => {
@@ -53,10 +63,11 @@ pub fn source(addr: SocketAddr, block: usize, time: Duration) -> Result<()> {
     let sock = Socket::new(Domain::for_address(addr), Type::STREAM, None).at("socket", addr)?;
     sock.set_write_timeout(Some(LIMIT)).at("setsockopt", addr)?;
     sock.connect(&addr.into()).at("connect", addr)?;
-    let buffer = vec![b'x'; block];
+    let mut memory = vec![b'x'; block + PAGE];
+    let buffer = &on_a_page(&mut memory)[..block];
     let end = Instant::now() + time;
     while Instant::now() < end {
-        match send(sock.as_raw_fd(), &buffer, MsgFlags::empty()) {
+        match send(sock.as_raw_fd(), buffer, MsgFlags::empty()) {
             Err(Errno::EINTR) => {}
             // send may take less than the block. All bytes are alike, so the rest need not be kept.
             sent => drop(sent.at("send", addr)?),

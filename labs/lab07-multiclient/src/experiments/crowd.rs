@@ -101,7 +101,7 @@ pub fn fifth(stage: &mut Stage) -> Result<Verdict> {
 }
 
 /// Stops the server's process: what happens until SIGCONT, the kernel does alone.
-fn stopped(server: &Role) -> Result<()> {
+pub(super) fn stopped(server: &Role) -> Result<()> {
     kill(server.pid(), Signal::SIGSTOP).at("kill", server.pid())?;
     let stat = format!("/proc/{}/stat", server.pid());
     // proc_pid_stat(5): T is stopped; t, the same while strace looks on.

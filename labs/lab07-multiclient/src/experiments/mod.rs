@@ -2,6 +2,7 @@
 
 mod addresses;
 mod crowd;
+mod many;
 mod typing;
 
 use std::{
@@ -100,6 +101,24 @@ pub const LESSON: Lesson = Lesson {
             source: "lab 7 handout, step 5; the question is ours",
             needs: &[PSEUDO_TERMINAL],
             play: typing::while_typing,
+        },
+        Experiment {
+            id: "idle-cost",
+            starred: false,
+            minutes: 4,
+            claim: "A client that says nothing costs the server's loop nothing.",
+            source: "ours",
+            needs: &[many::MANY_DESCRIPTORS, many::MANY_PORTS],
+            play: many::idle_cost,
+        },
+        Experiment {
+            id: "storm",
+            starred: false,
+            minutes: 4,
+            claim: "A thousand clients may connect at once: none is lost.",
+            source: "ours",
+            needs: &[many::MANY_DESCRIPTORS, many::MANY_PORTS, many::LARGE_BACKLOG],
+            play: many::storm,
         },
     ],
     next: &[
