@@ -65,6 +65,7 @@ lab15-mboard-udp|udp 7150|9^server PORT|client PORT --publish Hello &&|client PO
 lab16-mboard-sessions|udp 7160|6^server PORT|3^relay NEXT --to 127.0.0.1:PORT --delay-ms 20 --drop 20|4^client NEXT --publish - <README.md|client NEXT --publish Hello
 lab17-mboard-tcp|tcp 7170|10^server PORT|client PORT --publish Hello &&|client PORT &&|client PORT --publish -
 lab18-threads|- -|hello 4 --stay|lock|47>$threads
+lab25-chat-objects|tcp 7250|10^server PORT|client --name ann --uri PORT|client --name bob --uri PORT
 "
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else

@@ -19,11 +19,13 @@ use crate::{
 };
 
 /// So many public messages are kept for those who come later.
-const HISTORY: usize = 1000;
-/// A user who takes no messages is put out when so many wait for him.
-const WAITING: usize = 2 * HISTORY;
+const HISTORY: usize = 200;
+/// A user who takes no messages is put out when more than so many wait.
+const WAITING: usize = 300;
 /// So many users fit in.
 const USERS: usize = 200;
+/// Why a user leaves whose process has ended, or whose connection is closed.
+const GONE: &str = "its references are gone";
 /// Requests that wait for an object before its callers do.
 pub const REQUESTS: usize = 16;
 
@@ -115,11 +117,11 @@ impl Chat for Entrance {
         // Distributed garbage collection: serve ends when no reference to this object is left anywhere.
         tokio::spawn(async move {
             let shows = async {
-                let failed = member.show_all().await;
-                member.room.forget(&member, &failed);
+                member.show_all().await;
+                member.room.forget(&member, GONE);
             };
             select! {
-                _ = server.serve(true) => member.room.forget(&member, "no reference to the user's object is left"),
+                _ = server.serve(true) => member.room.forget(&member, GONE),
                 () = shows => {}
                 () = member.out.notified() => {}
             }
@@ -147,20 +149,20 @@ impl Member {
         unseen.len() <= WAITING
     }
 
-    /// Calls the object in the client for each message, one after the other; returns why that ended.
-    async fn show_all(&self) -> String {
+    /// Calls the object in the client for each message, one after the other, until that fails.
+    async fn show_all(&self) {
         let Some(window) = &self.window else { return std::future::pending().await };
         loop {
             let next = locked(&self.unseen).pop_front();
             let Some(message) = next else {
                 select! {
                     () = self.news.notified() => continue,
-                    () = window.closed() => return "the reference to its window is closed".into(),
+                    () = window.closed() => return,
                 }
             };
             match window.show(message.clone()).await {
                 Ok(pid) => self.room.tell(format!("show ran in process {pid}, for {}: {message}", self.name)),
-                Err(error) => return format!("the call of its window failed: {error}"),
+                Err(_) => return,
             }
         }
     }

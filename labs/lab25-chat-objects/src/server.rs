@@ -58,14 +58,14 @@ pub fn run(args: &ServerArgs) -> Result<()> {
     if let Err(error) = &group_sock {
         screen.line(format_args!("Nobody finds this server by asking {}: {error:#}", args.group));
     }
+    let (events, ear) = bell()?;
+    // Remote calls run in a thread of their own; this one waits for connections, questions and Ctrl-C.
+    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     screen.line(format_args!("Process {} serves the chat, and is in the group {}", std::process::id(), args.group));
     screen.line(format_args!("The chat URI is: {uri}"));
 
-    let (events, ear) = bell()?;
     let room = Room::new(events.clone(), args.overwrite);
     let silence = (args.timeout > 0).then(|| Duration::from_secs(args.timeout.into()));
-    // Remote calls run in a thread of their own; this one waits for connections, questions and Ctrl-C.
-    let runtime = Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
     let mut full = false;
     loop {
         let accepting = if full { PollFlags::empty() } else { PollFlags::POLLIN };

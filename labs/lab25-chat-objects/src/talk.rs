@@ -38,6 +38,8 @@ pub struct Talk {
     events: Bell<Event>,
     poll: bool,
     references: Option<(ChatClient, UserClient)>,
+    /// What the server has shown before its answer to register was here.
+    early: Vec<(Message, oneshot::Sender<()>)>,
     typed: LineSplitter,
     /// Lines that wait for the call before them.
     waiting: VecDeque<Line>,
@@ -47,8 +49,9 @@ pub struct Talk {
 
 impl Talk {
     pub fn new(screen: Screen, runtime: Runtime, events: Bell<Event>, poll: bool) -> Self {
-        let (typed, waiting) = (LineSplitter::default(), VecDeque::new());
-        Talk { screen, runtime, events, poll, references: None, typed, waiting, calling: false, input_ended: false }
+        let (typed, waiting, early) = (LineSplitter::default(), VecDeque::new(), Vec::new());
+        let (references, calling, input_ended) = (None, false, false);
+        Talk { screen, runtime, events, poll, references, early, typed, waiting, calling, input_ended }
     }
 
     /// Whether to read on: not while a line waits for its turn. Then the program that feeds this one has to wait, too.
@@ -70,15 +73,14 @@ impl Talk {
                 self.screen.line(format_args!("{object} in process {}", std::process::id()));
                 self.screen.ask(PROMPT);
                 self.references = Some((chat, me));
+                std::mem::take(&mut self.early).into_iter().for_each(|(message, done)| self.show(&message, done));
                 if self.poll {
                     self.say(Line::Text(String::new()));
                 }
             }
             Event::NotIn(error) => return Err(error),
-            Event::Show(message, done) => {
-                self.screen.line(escaped(message.to_string().as_bytes()));
-                let _ = done.send(()); // the server has given up waiting
-            }
+            Event::Show(message, done) if self.references.is_none() => self.early.push((message, done)),
+            Event::Show(message, done) => self.show(&message, done),
             Event::Answer(answer) => {
                 self.calling = false;
                 match answer {
@@ -94,6 +96,11 @@ impl Talk {
             }
         }
         Ok(None)
+    }
+
+    fn show(&mut self, message: &Message, done: oneshot::Sender<()>) {
+        self.screen.line(escaped(message.to_string().as_bytes()));
+        let _ = done.send(()); // the server has given up waiting
     }
 
     /// Reads what was typed, and says it.
@@ -115,7 +122,8 @@ impl Talk {
 
     /// The next line that was typed, once the call before it has returned.
     fn next(&mut self) {
-        while let (false, Some(line)) = (self.calling, self.waiting.pop_front()) {
+        while !self.calling {
+            let Some(line) = self.waiting.pop_front() else { return };
             self.say(line);
         }
     }

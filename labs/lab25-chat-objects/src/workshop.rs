@@ -99,7 +99,7 @@ impl Workshop for Bench {
 /// Serves one client on a port of the kernel's choice, until its standard input ends.
 pub fn run() -> Result<()> {
     std::panic::set_hook(Box::new(|panic| {
-        let text = panic.payload_as_str().unwrap_or_default();
+        let text = panic.payload().downcast_ref::<&str>().copied().unwrap_or_default();
         let line = panic.location().map(|place| place.line()).unwrap_or_default();
         Screen::new().line(format_args!("panic in process {}, line {line}: {text}", process::id()));
     }));

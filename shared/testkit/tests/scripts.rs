@@ -233,6 +233,7 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("16", "whole: 10"),
         ("17", "TIME-WAIT"),
         ("18", "User-3"),
+        ("25", "ESTAB"),
     ];
     thread::scope(|scope| {
         for (worker, rooms) in rooms.chunks(4).enumerate() {

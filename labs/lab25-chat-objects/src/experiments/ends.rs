@@ -79,7 +79,7 @@ pub fn killed_client(stage: &mut Stage) -> Result<Verdict> {
     stage.server(format_args!("process {}: show(\"one\") ran in process {shown_in}", process::id()));
     let printed = ann.line_with("From bob : one")?;
     stage.say("ann", format_args!("process {}: {}", ann.pid(), printed.trim_start_matches("Message to send: ").trim()));
-    stage.server(format_args!("get_users() = {:?}", users()?));
+    stage.server(format_args!("get_users() returns {:?}", users()?));
     stage.kernel([("server", pair), ("ann", pair.other_end())])?;
 
     let question = stage.ask(
@@ -117,7 +117,7 @@ pub fn killed_client(stage: &mut Stage) -> Result<Verdict> {
     };
     if call == Call::Fails {
         wait_until("ann to leave the list", LIMIT, || Ok(users()?.is_empty().then_some(())))?;
-        stage.server(format_args!("get_users() = {:?}  nobody called a method to leave", users()?));
+        stage.server(format_args!("get_users() returns {:?}  nobody called a method to leave", users()?));
     }
     stage.verdict(
         question,
@@ -168,9 +168,13 @@ pub fn restarted(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: Old::Dead },
     )?;
+    let told = chat.closed();
+    if calls.wait("the end of the reference", told).is_ok() {
+        stage.say("old", "the reference is closed");
+    }
     let old = match calls.wait("the answer of get_users", async move { chat.get_users().await }) {
         Ok(Ok(users)) => {
-            stage.say("old", format_args!("get_users() = {users:?}"));
+            stage.say("old", format_args!("get_users() returns {users:?}"));
             Old::Answers
         }
         Ok(Err(error)) => {
@@ -185,6 +189,6 @@ pub fn restarted(stage: &mut Stage) -> Result<Verdict> {
     let users = calls.wait("get_users", async move { asking.get_users().await })??;
     let bob = calls.wait("register", async move { entering.register("bob".into(), None).await })??;
     let messages = calls.wait("get", async move { bob.get().await })??;
-    stage.say("new", format_args!("get_users() = {users:?}, get() = {messages:?}: users and messages are gone"));
+    stage.say("new", format_args!("get_users() returns {users:?}, get() {messages:?}: users and messages are gone"));
     stage.verdict(question, old, "a reference dies with its connection; the URI is only a name for a place")
 }

@@ -106,9 +106,9 @@ pub fn name_taken(stage: &mut Stage) -> Result<Verdict> {
             Ok(messages.iter().map(|message| message.to_string()).collect())
         };
         let (first_reads, second_reads) = (read(Some(first))?, read(second.ok())?);
-        stage.say("first", format_args!("get() = {first_reads:?}"));
+        stage.say("first", format_args!("get() returns {first_reads:?}"));
         if overwrites {
-            stage.say("second", format_args!("get() = {second_reads:?}"));
+            stage.say("second", format_args!("get() returns {second_reads:?}"));
             observed = match (first_reads.is_empty(), second_reads.is_empty()) {
                 (false, true) => Reads::First,
                 (true, false) => Reads::Second,

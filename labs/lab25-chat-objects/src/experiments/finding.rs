@@ -36,7 +36,7 @@ pub fn asked_group(stage: &mut Stage) -> Result<Verdict> {
     let fd = sock.as_raw_fd();
     stage.client(format_args!("socket(AF_INET, SOCK_DGRAM, 0) = {fd}"));
     let chosen = sock.set_multicast_if_v4(&INTERFACE);
-    stage.client(format_args!("setsockopt({fd}, IP_MULTICAST_IF, {INTERFACE}) = {}", returned(&chosen)));
+    stage.client(format_args!("setsockopt({fd}, SOL_IP, IP_MULTICAST_IF) = {}  {INTERFACE}", returned(&chosen)));
     chosen.at("setsockopt IP_MULTICAST_IF", INTERFACE)?;
 
     let question = stage.ask(

@@ -32,7 +32,7 @@ const LIMIT: Duration = Duration::from_secs(10);
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
-    setting: "server and clients are processes of this machine",
+    setting: "both ends are on this machine",
     needs: &[LOOPBACK, PORTS, DESCRIPTORS],
     experiments: &[
         Experiment {
