@@ -65,7 +65,9 @@ lab15-mboard-udp|udp 7150|9^server PORT|client PORT --publish Hello &&|client PO
 lab16-mboard-sessions|udp 7160|6^server PORT|3^relay NEXT --to 127.0.0.1:PORT --delay-ms 20 --drop 20|4^client NEXT --publish - <README.md|client NEXT --publish Hello
 lab17-mboard-tcp|tcp 7170|10^server PORT|client PORT --publish Hello &&|client PORT &&|client PORT --publish -
 lab18-threads|- -|hello 4 --stay|lock|47>$threads
+lab23-guessword|tcp 7230|10^server PORT|client ann PORT|client bob PORT
 lab25-chat-objects|tcp 7250|10^server PORT|client --name ann --uri PORT|client --name bob --uri PORT
+lab26-group|udp 53126|6^member ann 239.26.26.26:PORT|6^member bob 239.26.26.26:PORT|6^member cid 239.26.26.26:PORT --loss 30|0_scripts/groups.sh 239.26.26.26
 "
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else

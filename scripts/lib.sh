@@ -302,6 +302,8 @@ few_rows() {
         }
         proto !~ /^(tcp|udp)/ || split(ends, end, " ") != 2 { next }
         { sub(/6$/, "", proto) }
+        # /proc shows a row twice if others come and go while it is read.
+        proto == "tcp" && state !~ /^(LISTEN|0A)$/ && seen[ends]++ { next }
         any {
             sub(/.*:/, proto ":", end[1])
             sub(/.*:/, proto ":", end[2])

@@ -233,7 +233,9 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("16", "whole: 10"),
         ("17", "TIME-WAIT"),
         ("18", "User-3"),
+        ("23", "ESTAB"),
         ("25", "ESTAB"),
+        ("26", "239.26.26.26"),
     ];
     thread::scope(|scope| {
         for (worker, rooms) in rooms.chunks(4).enumerate() {
