@@ -24,6 +24,8 @@ const HISTORY: usize = 200;
 const WAITING: usize = 300;
 /// So many users fit in.
 const USERS: usize = 200;
+/// More of a message is not shown on the server's terminal.
+const SHOWN: usize = 60;
 /// Why a user leaves whose process has ended, or whose connection is closed.
 const GONE: &str = "its references are gone";
 /// Requests that wait for an object before its callers do.
@@ -161,7 +163,7 @@ impl Member {
                 }
             };
             match window.show(message.clone()).await {
-                Ok(pid) => self.room.tell(format!("show ran in process {pid}, for {}: {message}", self.name)),
+                Ok(pid) => self.room.tell(format!("show ran in process {pid}, for {}: {}", self.name, shown(&message))),
                 Err(_) => return,
             }
         }
@@ -202,6 +204,15 @@ impl User for Member {
 
     async fn get(&self) -> Result<Vec<Message>, ChatError> {
         Ok(std::mem::take(&mut *locked(&self.unseen)).into())
+    }
+}
+
+/// The beginning of a message, for the server's terminal.
+fn shown(message: &Message) -> String {
+    let text = message.to_string();
+    match text.char_indices().nth(SHOWN) {
+        None => text,
+        Some((at, _)) => format!("{}... ({} bytes)", &text[..at], text.len()),
     }
 }
 

@@ -48,11 +48,13 @@ pub fn whose_process(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: (Runs::Client, Runs::Server) },
     )?;
     stage.client("calls ask_both(reference, copy)");
+    let asking = workshop.clone(); // the connection lasts while a reference is left
     let (by_reference, by_value) =
-        calls.wait("the answer of ask_both", async move { workshop.ask_both(reference, copy).await })??;
+        calls.wait("the answer of ask_both", async move { asking.ask_both(reference, copy).await })??;
     stage.server(format_args!("by reference: process() ran in process {by_reference}"));
     stage.server(format_args!("by value: process() ran in process {by_value}"));
     stage.say("kernel", format_args!("{} connection to the server", connections(server_addr)?));
+    drop(workshop);
     let place = |pid| match pid {
         pid if pid == client_pid => Runs::Client,
         pid if pid == server_pid => Runs::Server,
