@@ -198,6 +198,17 @@ fn connections(server_addr: SocketAddr) -> Result<usize> {
     Ok(rows.iter().filter(|row| row.state == State::Established && row.pair.local == server_addr).count())
 }
 
+/// Whether each thread of a process is stopped: state T in /proc/PID/task/TID/stat.
+fn stands_still(pid: Pid) -> Result<bool> {
+    let folder = format!("/proc/{pid}/task");
+    for thread in fs::read_dir(&folder).with_context(|| folder.clone())? {
+        if !fs::read_to_string(thread?.path().join("stat"))?.contains(") T ") {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
 /// The other ends of all TCP connections that a process has.
 fn peers_of(pid: Pid) -> Result<Vec<SocketAddr>> {
     let folder = format!("/proc/{pid}/fd");

@@ -8,7 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use remoc::{codec, rtc::ServerShared};
 use shared::{At, Predicts, Stage, Verdict};
 
-use super::{Calls, LIMIT, client_role, connections, peers_of, server_role, workshop_role};
+use super::{Calls, LIMIT, client_role, connections, peers_of, server_role, stands_still, workshop_role};
 use crate::{
     objects::{Chat, ChatClient, Message, Window},
     workshop::{Here, PlaceServerShared, Workshop, WorkshopClient},
@@ -155,6 +155,8 @@ pub fn third_process(stage: &mut Stage) -> Result<Verdict> {
     );
 
     kill(server.pid(), Signal::SIGSTOP).at("kill", server.pid())?;
+    let stopped = || Ok(stands_still(server.pid())?.then_some(())); // a thread may run on until it is interrupted
+    wait_until("all threads of the server stopped", LIMIT, stopped)?;
     stage.say("stop", format_args!("kill -STOP {}: the server's program stands still", server.pid()));
     let second = calls.0.spawn(show("two"));
     let while_stopped = wait_until("the answer of show", SILENCE, || Ok(second.is_finished().then_some(())));
