@@ -198,11 +198,12 @@ fn connections(server_addr: SocketAddr) -> Result<usize> {
     Ok(rows.iter().filter(|row| row.state == State::Established && row.pair.local == server_addr).count())
 }
 
-/// Whether each thread of a process is stopped: state T in /proc/PID/task/TID/stat.
+/// Whether each thread of a process is stopped: state T in /proc/PID/task/TID/stat, t below strace.
 fn stands_still(pid: Pid) -> Result<bool> {
     let folder = format!("/proc/{pid}/task");
     for thread in fs::read_dir(&folder).with_context(|| folder.clone())? {
-        if !fs::read_to_string(thread?.path().join("stat"))?.contains(") T ") {
+        let stat = fs::read_to_string(thread?.path().join("stat"))?;
+        if !stat.contains(") T ") && !stat.contains(") t ") {
             return Ok(false);
         }
     }
