@@ -65,6 +65,10 @@ lab15-mboard-udp|udp 7150|9^server PORT|client PORT --publish Hello &&|client PO
 lab16-mboard-sessions|udp 7160|6^server PORT|3^relay NEXT --to 127.0.0.1:PORT --delay-ms 20 --drop 20|4^client NEXT --publish - <README.md|client NEXT --publish Hello
 lab17-mboard-tcp|tcp 7170|10^server PORT|client PORT --publish Hello &&|client PORT &&|client PORT --publish -
 lab18-threads|- -|hello 4 --stay|lock|47>$threads
+lab19-server-models|tcp 7190|6^server many-clients PORT|11^connections PORT|0_scripts/backlog.sh PORT --watch
+lab20-downloads|tcp 8020|4^files PORT|12^fetch 127.0.0.1:PORT/{1..4}.bin --threads 2|0_scripts/states.sh PORT --watch
+lab21-lifetimes|tcp 7210|4^page PORT|4^visit PORT &&|4^visit PORT --close|0_scripts/lifetimes.sh PORT
+lab22-mboard-live|tcp 7220|10^server PORT|client PORT --name ann|client PORT --name bob
 lab23-guessword|tcp 7230|10^server PORT|client ann PORT|client bob PORT
 lab25-chat-objects|tcp 7250|10^server PORT|client --name ann --uri PORT|client --name bob --uri PORT
 lab26-group|udp 53126|6^member ann 239.26.26.26:PORT|6^member bob 239.26.26.26:PORT|6^member cid 239.26.26.26:PORT --loss 30|0_scripts/groups.sh 239.26.26.26
@@ -223,6 +227,9 @@ if [[ $todo == attach ]]; then
     if [[ -n $own_socket ]]; then
         read -r lines width < <(tmux display-message -p \
             '#{client_height} #{client_width}')
+    fi
+    if [[ -z $width ]]; then
+        fail 'no terminal is attached to your tmux' "$0 $number --detach"
     fi
     if ((width < width_needed || lines < height_needed)); then
         fail "this terminal has ${width}x$lines; a classroom needs $(
@@ -420,6 +427,8 @@ for at in "${!watchers[@]}"; do
     *' run B '*) title="host B: sockets of port $port" ;;
     *states.sh*) title="sockets of port $port" ;;
     *'ps -L'*) title='their threads, by ps -L' ;;
+    *backlog.sh*) title="accept queue of port $port" ;;
+    *lifetimes.sh*) title="connections of port $port" ;;
     *groups.sh*) title="members of ${watchers[at]##* }" ;;
     *) title=${watchers[at]%% *} ;;
     esac

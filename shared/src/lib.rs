@@ -3,15 +3,13 @@
 //! - [`Stage`]: where an experiment asks, says what happens, and is decided
 //! - [`Lesson`], [`play`]: a lab's experiments, chosen and played in a row
 //! - [`run`], [`sheet`]: every lab's way in and out, and its sheet
-//! - from `roles`: addresses, errors, output, Ctrl-C, a lecture program as a child process
+//! - from `roles`: addresses, errors, output, Ctrl-C, timelines, a lecture program as a child process
 //!
 //! The rule of this crate, of `roles` and of `kernel`: none of them makes a call on a lab's socket that changes it.
 //! Delete them, and every socket call of the course still stands in the labs.
 
 #[cfg(target_os = "linux")]
 mod cli;
-#[cfg(target_os = "linux")]
-mod keys;
 #[cfg(target_os = "linux")]
 mod lesson;
 #[cfg(target_os = "linux")]
@@ -24,4 +22,7 @@ pub use self::{
     stage::{Predicts, Question, Stage, Verdict},
 };
 #[cfg(target_os = "linux")]
-pub use roles::{At, CallError, Pause, Place, Role, Screen, SplitMix64, Stop, address, destination, escaped, returned};
+pub use roles::{
+    At, CallError, Pause, Place, Role, Screen, SplitMix64, Stop, Timeline, TimelinePhase, TimelineRow, address,
+    destination, escaped, returned,
+};

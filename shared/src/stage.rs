@@ -9,10 +9,9 @@ use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use anyhow::{Context, Error, Result};
 use kernel::{Counters, Need, NotSeen, Pair, State, need::TIME_WAIT_BUCKETS, tcp_socket, wait::Watchdog};
-use roles::{At, Screen};
+use roles::{At, KEYS, Keys, Pressed, Screen, let_signals_end_us};
 
 use crate::cli::DemoArgs;
-use crate::keys::{KEYS, Keys, Pressed, let_signals_end_us};
 use crate::lesson::{Experiment, title};
 
 /// The label in front of each line.
@@ -101,6 +100,8 @@ pub struct Stage {
     heading: Vec<String>,
     /// Lines on the screen since the title, the title included.
     lines: usize,
+    /// The lines since the question.
+    evidence: Vec<String>,
     /// What the kit expects of the question that stands.
     expected: String,
     last_line: String,
@@ -132,6 +133,7 @@ impl Stage {
             seed: args.seed,
             heading: Vec::new(),
             lines: 0,
+            evidence: Vec::new(),
             expected: String::new(),
             last_line: String::new(),
             last_time: Instant::now(),
@@ -178,6 +180,7 @@ impl Stage {
         } else if self.pause {
             self.go_on("[Enter] let the kernel decide   (? keys)")?;
         }
+        self.evidence.clear();
         Ok(asked)
     }
 
@@ -242,6 +245,7 @@ impl Stage {
     fn show(&mut self, lines: &str) {
         self.screen.line(lines);
         self.lines += lines.lines().count();
+        self.evidence.extend(lines.lines().map(String::from));
     }
 
     /// What the client's end did.
@@ -301,7 +305,7 @@ impl Stage {
             self.screen.ask(&format!("{:LABEL$}{prompt} ", ""));
             self.screen.settle();
             self.screen.ask_nothing();
-            let pressed = keys.next();
+            let pressed = keys.wait();
             self.no_input = self.pause && !self.heard && matches!(pressed, Pressed::End);
             self.interrupted = matches!(pressed, Pressed::Signal);
             self.heard = true;
@@ -404,7 +408,12 @@ impl Stage {
             outcome => self.screen.hang(&format!("{:<LABEL$}{outcome:<9}  ", "verdict"), &verdict.text),
         };
         // The verdict and the prompt below it still belong on the screen that began with the title.
-        if self.pause && self.screen.rows().is_some_and(|rows| self.lines + told.lines().count() + 1 > rows) {
+        let rows = self.screen.rows().filter(|rows| self.pause && self.lines + told.lines().count() + 1 > *rows);
+        if let Some(rows) = rows {
+            let evidence = std::mem::take(&mut self.evidence);
+            if let Err(key) = self.show_again(&evidence, rows.max(4) - 2) {
+                return Ok(Some(key.downcast().unwrap_or('q')));
+            }
             let heading = self.heading.join("\n");
             self.screen.line(format_args!("\n{heading}"));
         }
@@ -416,6 +425,16 @@ impl Stage {
         self.record(verdict)?;
         let next = if self.pause { self.go_on("[Enter] go on   (r again, q quit, ? keys)").err() } else { None };
         Ok(next.map(|error| error.downcast().unwrap_or('q')))
+    }
+
+    /// What was seen stays until the class has read it; what has scrolled off is shown again, a screen at a time.
+    fn show_again(&mut self, evidence: &[String], rows: usize) -> Result<()> {
+        self.go_on("[Enter] what was seen, and the verdict")?;
+        for page in evidence.chunks(rows).take(if evidence.len() > rows { usize::MAX } else { 0 }) {
+            self.screen.line(page.join("\n"));
+            self.go_on("[Enter] go on")?;
+        }
+        Ok(())
     }
 
     /// Appends one line of JSON: what was predicted, what was seen; the time in seconds since 1970.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::Result;
-use kernel::Pair;
+use kernel::{Pair, need::SMALL_TTL};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, poll},
@@ -19,7 +19,7 @@ use shared::{At, Pause, Screen, Stop};
 use socket2::Socket;
 
 use crate::{
-    cable::{CUT, MENDED, SMALL_TTL, set_min_ttl},
+    cable::{CUT, MENDED, set_min_ttl},
     watch::Watch,
 };
 

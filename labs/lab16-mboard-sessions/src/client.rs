@@ -123,7 +123,7 @@ impl Client<'_> {
                 let (blocks, again) = session.blocks();
                 if self.args.publish.is_some() {
                     let number = session.session();
-                    self.screen.line(format_args!("[{number}] {bytes} bytes in {blocks} blocks, {again} sent again"));
+                    self.screen.line(format_args!("[{number}] {bytes} bytes, blocks: {blocks}, sent again: {again}"));
                 }
                 return match result {
                     Ok(answer) => Ok(Some(answer)),

@@ -258,11 +258,12 @@ pub fn run(args: &SimulatorArgs, stop: &Stop, each: impl Fn(&mut Client) -> Resu
     }
     screen.line("(MainThread) INFO Client threads dead ...");
     screen.line(format_args!("\ntimeline  {}", timeline::LEGEND));
-    timeline::rows(&rows).iter().for_each(|(name, bar)| screen.line(format_args!("{name:<10}{bar}")));
+    let lines = timeline::drawn(&rows).text(screen.width() - 10);
+    lines.iter().for_each(|(name, bar)| screen.line(format_args!("{name:<10}{bar}")));
     screen.line(timeline::summary(&rows));
     if let Some(path) = &args.svg {
         let title = format!("{} clients, {}", rows.len(), timeline::summary(&rows));
-        std::fs::write(path, timeline::svg(&title, &rows)).at("write", path.display())?;
+        std::fs::write(path, timeline::drawn(&rows).svg(&title)).at("write", path.display())?;
         screen.line(format_args!("wrote {}", path.display()));
     }
     screen.line("(MainThread) INFO Terminating ...");

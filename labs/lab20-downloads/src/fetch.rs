@@ -13,7 +13,7 @@ use crate::{
     job::{Job, Options, State},
     manager::Manager,
     shown::Shown,
-    timeline::Timeline,
+    timeline::{LEGEND, Times},
     url::Url,
 };
 
@@ -78,10 +78,13 @@ pub fn run(args: &FetchArgs) -> Result<ExitCode> {
     if let Some(error) = first_error.filter(|error| failed == states.len() && error.is::<CallError>()) {
         return Err(error); // nobody is there: an error like any client's, with its hint
     }
-    let timeline = Timeline::of(&manager.jobs);
-    timeline.text().iter().for_each(|line| screen.line(line));
+    let times = Times::of(&manager.jobs);
+    screen.line(format_args!("\ntimeline      {LEGEND}"));
+    let lines = times.drawn().text(screen.width() - 14);
+    lines.iter().for_each(|(name, bar)| screen.line(format_args!("{name:<14}{bar}")));
     if let Some(path) = &args.svg {
-        fs::write(path, timeline.svg()).at("write", path.display())?;
+        fs::write(path, times.drawn().svg(&times.summary())).at("write", path.display())?;
+        screen.line(format_args!("wrote {}", path.display()));
     }
     screen.line(format_args!("{} in {}", files(states.len() - failed), options.folder.display()));
     screen.line(format_args!("Terminating, total time spent {:.2} sec ...", start.elapsed().as_secs_f64()));

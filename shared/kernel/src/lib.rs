@@ -3,7 +3,8 @@
 //! - [`table`]: the socket table, by sock_diag(7), as ss reads it
 //! - [`counters`]: /proc/net/netstat and /proc/net/snmp, before and after
 //! - [`capture`]: packets as they pass lo
-//! - [`tcp_info`]: the state of a socket that is in no table
+//! - [`tcp_info`]: what a socket says of itself, also where it is in no table
+//! - [`options`]: socket options that nix lacks
 //! - [`need`]: settings and interfaces that an experiment asks for before it runs
 //! - [`namespace`]: a private network, for an ordinary account too
 //! - [`hosts`]: two hosts with a cable between them, made of two such networks
@@ -26,6 +27,8 @@ pub mod hosts;
 pub mod namespace;
 #[cfg(target_os = "linux")]
 pub mod need;
+#[cfg(target_os = "linux")]
+pub mod options;
 #[cfg(target_os = "linux")]
 pub mod table;
 #[cfg(target_os = "linux")]

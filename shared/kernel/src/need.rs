@@ -97,6 +97,13 @@ pub const SYN_COOKIES: Need = Need {
     met: || setting("net/ipv4/tcp_syncookies").first().is_none_or(|mode| *mode == 1),
 };
 
+/// For an experiment that cuts a connection with IP_MINTTL: not every packet may arrive with the largest TTL there is.
+pub const SMALL_TTL: Need = Need {
+    what: "net.ipv4.ip_default_ttl below 255",
+    provided_by: "sysctl -w net.ipv4.ip_default_ttl=64",
+    met: || setting("net/ipv4/ip_default_ttl").first().is_none_or(|ttl| *ttl < 255),
+};
+
 /// The mask of 127.0.0.1 on an interface that is up; `Some(None)` where it has none.
 fn loopback_network() -> Option<Option<Ipv4Addr>> {
     let ip = |addr: Option<nix::sys::socket::SockaddrStorage>| Some(addr?.as_sockaddr_in()?.ip());

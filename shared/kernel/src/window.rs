@@ -5,55 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::socket::getsockopt;
-use nix::{getsockopt_impl, libc, sockopt_impl};
 use socket2::Socket;
 
-use crate::wait_until;
+use crate::{tcp_info, wait_until};
 
 /// An acknowledgement is delayed by 40 ms, on some kernels by 200 ms; this is far more.
 const LIMIT: Duration = Duration::from_secs(5);
-
-sockopt_impl!(
-    /// `struct tcp_info` up to `tcpi_snd_wnd` (Linux 5.4), see tcp(7).
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 232]
-);
-
-/// Where the fields `tcpi_...` stand in `struct tcp_info`, in bytes.
-const SND_MSS: usize = 16;
-const UNACKED: usize = 24;
-const NOTSENT_BYTES: usize = 144;
-const SND_WND: usize = 228;
-
-/// What a sender knows of its way to the other end.
-struct Sender {
-    /// The largest segment, in bytes.
-    segment_bytes: u32,
-    /// Segments sent and not acknowledged.
-    in_flight: u32,
-    /// Taken by send, and not sent yet.
-    unsent_bytes: u32,
-    /// The window that the other end has told.
-    window_bytes: u32,
-}
-
-impl Sender {
-    fn of(sock: &Socket) -> Result<Sender> {
-        let info = getsockopt(sock, TcpInfo).context("getsockopt TCP_INFO")?;
-        let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-        Ok(Sender {
-            segment_bytes: word(SND_MSS),
-            in_flight: word(UNACKED),
-            unsent_bytes: word(NOTSENT_BYTES),
-            window_bytes: word(SND_WND),
-        })
-    }
-
-    /// Whether the next segment has no room in the window, with nothing in flight whose acknowledgement may open it.
-    fn is_stopped(&self) -> bool {
-        self.in_flight == 0 && self.window_bytes < self.unsent_bytes.min(self.segment_bytes)
-    }
-}
 
 /// Ask when send says EAGAIN: has it filled the other end's window? False: there is room after all, send more.
 ///
@@ -69,7 +26,9 @@ pub fn is_full(sock: &Socket) -> Result<bool> {
         if poll(&mut fds, PollTimeout::ZERO) == Ok(1) {
             return Ok(Some(false));
         }
-        Ok(Sender::of(sock)?.is_stopped().then_some(true))
+        let info = tcp_info::of(sock).context("getsockopt TCP_INFO")?;
+        let no_room = info.snd_wnd < info.notsent_bytes.min(info.snd_mss); // for the next segment
+        Ok((info.unacked == 0 && no_room).then_some(true))
     })
 }
 
@@ -78,7 +37,7 @@ pub fn is_full(sock: &Socket) -> Result<bool> {
 /// # Errors
 /// What getsockopt(2) says of a socket that is not TCP.
 pub fn unsent_bytes(sock: &Socket) -> Result<u32> {
-    Ok(Sender::of(sock)?.unsent_bytes)
+    Ok(tcp_info::of(sock).context("getsockopt TCP_INFO")?.notsent_bytes)
 }
 
 #[cfg(test)]

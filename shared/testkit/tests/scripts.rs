@@ -155,7 +155,8 @@ impl Classroom {
 
     fn script(&self, args: &[&str]) -> testkit::Finished {
         let mut command = script("classroom.sh");
-        run(command.env("TMUX_TMPDIR", self.folder.path()).args(args))
+        command.env("TMUX_TMPDIR", self.folder.path()).env("TMPDIR", self.folder.path()); // for what lab20 fetches
+        run(command.args(args))
     }
 
     fn tmux(&self, args: &[&str]) -> String {
@@ -213,7 +214,9 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         return;
     }
     let bin = built();
-    // What the watcher of each lab shows once all programs run.
+    let request = "1:".len() as u64 + fs::metadata(root().join("README.md")).unwrap().len();
+    let published = format!("whole: {request} bytes");
+    // What a pane of each lab shows once all programs run.
     let rooms = [
         ("01", "in no table"),
         ("02", "127.0.0.2:"),
@@ -230,9 +233,13 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("13", "ESTAB"),
         ("14", "ESTAB"),
         ("15", "  Hello\n"),
-        ("16", "whole: 10"),
+        ("16", published.as_str()),
         ("17", "TIME-WAIT"),
         ("18", "User-3"),
+        ("19", "SYN-SENT"),
+        ("20", "Terminating, total time"), // its progress bars are as wide as the pane
+        ("21", " first"),
+        ("22", "as bob; new messages"),
         ("23", "ESTAB"),
         ("25", "ESTAB"),
         ("26", "239.26.26.26"),
@@ -258,7 +265,7 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         }
     });
     let has_a_room = |lab: &String| rooms.iter().any(|(number, _)| lab[3..].starts_with(number));
-    assert!(labs().iter().filter(|lab| lab.as_str() < "lab19").all(has_a_room));
+    assert!(labs().iter().filter(|lab| lab.as_str() < "lab24").all(has_a_room));
     let script = fs::read_to_string(root().join("scripts/classroom.sh")).unwrap();
     let set_out = script.lines().filter(|line| line.starts_with("lab") && line.contains('|'));
     let unseen: Vec<_> = set_out.map(String::from).filter(|line| !has_a_room(line)).collect();

@@ -33,7 +33,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -tuln '( sport = :{} or sport = :{} )'", udp_addr.port(), tcp_addr.port()));
     let question = stage.ask(
-        "netstat reads /proc/net/tcp. We ask sock_diag, as ss does, for the sockets in every TCP state. Which \
+        "netstat reads /proc/net/tcp. We ask sock_diag, as ss did before version 6.8, for the sockets in every TCP state. Which \
          row do the two tables have for the bound TCP socket?",
         [
             ("each has a row: LISTEN", [Some(State::Listen); 2]),
@@ -72,7 +72,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
     ensure!(pair.local == client_addr, "bound to {client_addr}, connected from {}", pair.local);
     stage.kernel([(&format!("from {client_addr}:"), pair)])?;
 
-    stage.verdict(question, tcp_rows, "its port is taken; neither table has it until it listens or connects")
+    stage.verdict(question, tcp_rows, "its port is taken; no table of connections has it until it listens or connects")
 }
 
 /// The state of the socket bound to `addr` as ss (sock_diag) and as netstat (/proc/net) have it; `None`: no row.

@@ -46,7 +46,7 @@ pub fn closed(stage: &mut Stage) -> Result<Verdict> {
     ensure!(!listed, "the bound socket is in the table");
 
     let question = stage.ask(
-        "ss -a lists neither of these two sockets. Their descriptors are open. Which state does getsockopt(TCP_INFO) give for each?",
+        "netstat -a lists neither of these two sockets. Their descriptors are open. Which state does getsockopt(TCP_INFO) give for each?",
         [
             ("bound: an error, client: an error", (None, None)),
             ("bound: an error, client: CLOSED", (None, Some(State::Closed))),

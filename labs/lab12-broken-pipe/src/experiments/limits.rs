@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::{Pair, Patience, tcp_socket};
+use kernel::{Pair, Patience, options::MinTtl, tcp_socket};
 use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
@@ -19,7 +19,7 @@ use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{cable, connected_pair, receive};
-use crate::cable::{CUT, MinTtl};
+use crate::cable::CUT;
 
 /// So long four programs wait for news: probes end after 2 s, the user timeout after about 1.4 s.
 const NEWS_LIMIT: Duration = Duration::from_secs(4);
@@ -53,7 +53,7 @@ pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
         [
             ("all four, and at once", [true; 4]),
             ("sender and limited: their bytes are not acknowledged", [false, false, true, true]),
-            ("probing and limited: each has set a time", [false, true, false, true]),
+            ("probing and limited: their kernels count the time", [false, true, false, true]),
             ("only probing: the kernel asks for it", [false, true, false, false]),
             ("nobody: a connection that is up stays up", [false; 4]),
         ],
@@ -90,5 +90,5 @@ pub fn who_learns(stage: &mut Stage) -> Result<Verdict> {
     }
     let end = |(client_sock, _): &(Socket, Socket)| Pair::of(client_sock);
     stage.kernel([("idle", end(idle)?), ("sender", end(sender)?)])?;
-    stage.verdict(question, told, "only a program that has set a time is told; 'idle' would wait for ever")
+    stage.verdict(question, told, "so soon only who has set a time; 'sender' after 15 minutes, 'idle' never")
 }

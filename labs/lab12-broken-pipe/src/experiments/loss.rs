@@ -3,7 +3,7 @@
 use std::os::fd::AsRawFd;
 
 use anyhow::{Result, ensure};
-use kernel::{Counters, wait_until};
+use kernel::{Counters, options::MinTtl, wait_until};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, send, setsockopt},
@@ -12,7 +12,7 @@ use shared::{At, Predicts, Stage, Verdict, returned};
 use socket2::Socket;
 
 use super::{LIMIT, connected_pair, receive};
-use crate::cable::{CUT, MENDED, MinTtl, Repeats, repeats};
+use crate::cable::{CUT, MENDED, Repeats, repeats};
 
 /// One byte a segment.
 const SEGMENTS: &[u8; 10] = b"abcdefghij";

@@ -14,7 +14,8 @@ use std::{
 
 use anyhow::{Context, Result};
 use kernel::hosts::HOSTS;
-use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS};
+use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS, SMALL_TTL};
+use kernel::options::MinTtl;
 use kernel::{Pair, tcp_socket, wait_until};
 use nix::{
     errno::Errno,
@@ -22,8 +23,6 @@ use nix::{
 };
 use shared::{At, Experiment, Lesson, Stage};
 use socket2::{Domain, Socket, Type};
-
-use crate::cable::{MinTtl, SMALL_TTL};
 
 /// How long a state or an answer may take; far more than loopback needs.
 const LIMIT: Duration = Duration::from_secs(5);

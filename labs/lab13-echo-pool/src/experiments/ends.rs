@@ -118,8 +118,8 @@ pub fn stop(stage: &mut Stage) -> Result<Verdict> {
 }
 
 pub fn host_name(stage: &mut Stage) -> Result<Verdict> {
-    let (_server, server_addr) = server_role(&["server-single", "127.0.0.1:0"])?;
-    let (_wide_server, wide_addr) = server_role(&["server-single", "0.0.0.0:0"])?;
+    let (_server, server_addr) = server_role(&["server-single", "127.0.0.1:0", "--deadline", "0"])?;
+    let (_wide_server, wide_addr) = server_role(&["server-single", "0.0.0.0:0", "--deadline", "0"])?;
     stage.server(format_args!("one listens on {server_addr}, another one on {wide_addr}"));
 
     let debian = Ipv4Addr::new(127, 0, 1, 1);

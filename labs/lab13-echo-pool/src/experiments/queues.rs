@@ -7,7 +7,7 @@ use shared::{Predicts, Stage, Verdict};
 use super::{LIMIT, Place, connected, listener_row, request, server_end, server_role, where_is};
 
 pub fn one_at_a_time(stage: &mut Stage) -> Result<Verdict> {
-    let (mut server, server_addr) = server_role(&["server-single", "0"])?;
+    let (mut server, server_addr) = server_role(&["server-single", "0", "--deadline", "0"])?;
     let (_first_sock, first) = connected(server_addr)?;
     stage.server(server.line_with(&format!("accepted from {}", first.local))?);
     stage.say("first", "is connected and says nothing: the server waits in recv");

@@ -266,8 +266,10 @@ fn server_role(options: &[&str]) -> Result<(Role, SocketAddr)> {
     server_role_at(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), options)
 }
 
+/// Unless `options` say otherwise, it forgets no session while a class thinks.
 fn server_role_at(addr: SocketAddr, options: &[&str]) -> Result<(Role, SocketAddr)> {
-    let mut server = Role::start(&[&["server", &addr.to_string()], options].concat())?;
+    let idle: &[&str] = if options.contains(&"--idle") { &[] } else { &["--idle", "3600000"] };
+    let mut server = Role::start(&[&["server", &addr.to_string()], idle, options].concat())?;
     let banner = server.line_with("Socket is bound to ")?;
     let addr = banner.rsplit(' ').next().and_then(|addr| addr.parse().ok()).context("no address in the banner")?;
     server.wait_for("Waiting for requests ...\n")?;

@@ -43,7 +43,7 @@ pub fn parts(stage: &mut Stage) -> Result<Verdict> {
         Reset,
     }
     let question = stage.ask(
-        "A segment of a TCP connection is lost on its way. What passes next on this connection?",
+        "The last segment that a TCP client has sent is lost, and the client has no more to send. What passes next on this connection?",
         [
             ("the same bytes with the same number, again", After::SameAgain),
             ("a request of the receiver for what is missing", After::Asked),
@@ -61,6 +61,7 @@ pub fn parts(stage: &mut Stage) -> Result<Verdict> {
     let segments: Vec<Segment> = packets("tcp ")?.iter().filter_map(Segment::of).collect();
     let first = |from_client| segments.iter().find(|one| one.from_client == from_client).map(|syn| syn.number);
     let starts = [first(true).context("no SYN")?, first(false).context("no SYN of the server")?];
+    stage.say("way", "> from the client to the server, < from the server to the client");
     let mut lost = Vec::new(); // the places of the segments with the lost bytes
     for (at, one) in segments.iter().enumerate() {
         let [own, other] = if one.from_client { starts } else { [starts[1], starts[0]] };
@@ -68,11 +69,13 @@ pub fn parts(stage: &mut Stage) -> Result<Verdict> {
         if one.payload == PARTS[1] {
             lost.push(at);
         }
+        let is_lost = one.payload == PARTS[1] && !again;
         let part = match (one.syn, one.fin, again) {
             (true, ..) => "opening",
             (_, true, _) => "teardown",
             (.., true) => "repetition",
             _ if one.payload.is_empty() => "confirmation",
+            _ if is_lost => "number; it is lost",
             _ => "number",
         };
         let acknowledged = if one.acknowledged == 0 { 0 } else { one.acknowledged.wrapping_sub(other) };
@@ -111,7 +114,11 @@ pub fn parts(stage: &mut Stage) -> Result<Verdict> {
         false if segments[*once].number == segments[*again].number => After::SameAgain,
         false => After::Reset,
     };
-    stage.verdict(question, observed, "number, confirmation, repetition, window, teardown: TCP has each of them")
+    stage.verdict(
+        question,
+        observed,
+        "the sender's timer repeats it; number, confirmation, window, teardown: TCP has each",
+    )
 }
 
 fn arrow(from_client: bool) -> &'static str {

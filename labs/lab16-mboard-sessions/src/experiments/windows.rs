@@ -77,7 +77,8 @@ pub fn round_trips(stage: &mut Stage) -> Result<Verdict> {
 
 fn told(stage: &mut Stage, label: &str, took: Duration, one: Duration) {
     let ratio = one.as_secs_f64() / took.as_secs_f64();
-    stage.say("client", format_args!("{label}: {} ms; window 1 takes {ratio:.1} times as long", took.as_millis()));
+    let times = if took == one { String::new() } else { format!("; window 1 takes {ratio:.1} times as long") };
+    stage.say("client", format_args!("{label}: {} ms{times}", took.as_millis()));
 }
 
 /// From the opening to the end of a session that publishes the text.

@@ -4,7 +4,7 @@ use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Result, bail};
 use kernel::{Counters, tcp_socket, wait_until};
-use shared::{Predicts, Role, Stage, Verdict};
+use shared::{Predicts, Role, Screen, Stage, Verdict};
 
 use super::{LIMIT, connected, listener, served, server};
 use crate::{
@@ -47,8 +47,11 @@ fn five_clients(stage: &mut Stage, server_addr: SocketAddr, wait_s: f64, stay_s:
         |_| (),
         tell,
     )?;
+    let mut screen = Screen::new();
+    screen.measure();
+    let lines = timeline::drawn(&rows).text(screen.width() - 10); // as wide as the stage's own lines
     stage.say("timeline", timeline::LEGEND);
-    timeline::rows(&rows).into_iter().for_each(|(name, bar)| stage.say(&name, bar));
+    lines.into_iter().for_each(|(name, bar)| stage.say(&name, bar));
     for row in &rows {
         if let End::Failed(call, errno) = row.end.0 {
             bail!("{}: {call}: {errno:?}", row.name);

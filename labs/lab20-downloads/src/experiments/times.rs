@@ -11,7 +11,7 @@ use nix::{
 use shared::{At, Predicts, Stage, Verdict};
 
 use super::{Downloads, ends_in, only, processors, server};
-use crate::timeline::Timeline;
+use crate::timeline::Times;
 
 const FILES: u16 = 4;
 /// As many threads as files.
@@ -58,7 +58,7 @@ pub fn four_files(stage: &mut Stage) -> Result<Verdict> {
     let mut row = Downloads::new(addr, FILES, 1, false)?;
     row.run(1)?;
     row.ensure_whole()?;
-    stage.say("row", told(&Timeline::of(&row.manager.jobs)));
+    stage.say("row", told(&Times::of(&row.manager.jobs)));
     drop(row); // its connection is closed
 
     let question = stage.ask(
@@ -77,13 +77,13 @@ pub fn four_files(stage: &mut Stage) -> Result<Verdict> {
         let mut at_once = Downloads::new(addr, FILES, THREADS, false)?;
         at_once.run(THREADS)?;
         at_once.ensure_whole()?;
-        let timeline = Timeline::of(&at_once.manager.jobs);
-        stage.say("threads", told(&timeline));
+        let times = Times::of(&at_once.manager.jobs);
+        stage.say("threads", told(&times));
         let open = ends_in(addr, State::Established)?;
         stage.say("kernel", format_args!("connections of the threads: {open} ESTABLISHED"));
-        observed = match in_a_row / timeline.total().as_secs_f64() {
-            times if times > OVERLAPPED => Threads::Shorter,
-            times if times > 1.0 / OVERLAPPED => Threads::Same,
+        observed = match in_a_row / times.total().as_secs_f64() {
+            faster if faster > OVERLAPPED => Threads::Shorter,
+            faster if faster > 1.0 / OVERLAPPED => Threads::Same,
             _ => Threads::Longer,
         };
         if observed == Threads::Shorter {
@@ -106,7 +106,7 @@ pub fn one_link(stage: &mut Stage) -> Result<Verdict> {
     let mut row = Downloads::new(addr, FILES, 1, false)?;
     row.run(1)?;
     row.ensure_whole()?;
-    stage.say("row", told(&Timeline::of(&row.manager.jobs)));
+    stage.say("row", told(&Times::of(&row.manager.jobs)));
     drop(row);
 
     let question = stage.ask(
@@ -121,13 +121,13 @@ pub fn one_link(stage: &mut Stage) -> Result<Verdict> {
     let mut at_once = Downloads::new(addr, FILES, THREADS, false)?;
     at_once.run(THREADS)?;
     at_once.ensure_whole()?;
-    let timeline = Timeline::of(&at_once.manager.jobs);
-    stage.say("threads", told(&timeline));
+    let times = Times::of(&at_once.manager.jobs);
+    stage.say("threads", told(&times));
     stage.say("kernel", format_args!("connections of the threads: {} ESTABLISHED", ends_in(addr, State::Established)?));
     // Against what the link needs for these bytes: on a busy machine the row may have taken longer than that.
     let link = ON_LINK * u32::from(FILES);
     stage.say("link", format_args!("needs {:.2} s for these bytes", link.as_secs_f64()));
-    let observed = match timeline.total().as_secs_f64() / link.as_secs_f64() {
+    let observed = match times.total().as_secs_f64() / link.as_secs_f64() {
         part if part < 0.45 => Time::Quarter,
         part if part < 0.75 => Time::Half,
         _ => Time::Whole,
@@ -150,7 +150,7 @@ pub fn more_threads(stage: &mut Stage) -> Result<Verdict> {
     let mut two = Downloads::new(addr, MANY, 2, false)?;
     two.run(2)?;
     two.ensure_whole()?;
-    stage.say("two", told(&Timeline::of(&two.manager.jobs)));
+    stage.say("two", told(&Times::of(&two.manager.jobs)));
     drop(two);
 
     let question = stage.ask(
@@ -164,14 +164,14 @@ pub fn more_threads(stage: &mut Stage) -> Result<Verdict> {
     )?;
     let mut eight = Downloads::new(addr, MANY, usize::from(MANY), false)?;
     eight.run(usize::from(MANY))?;
-    let timeline = Timeline::of(&eight.manager.jobs);
-    stage.say("eight", told(&timeline));
+    let times = Times::of(&eight.manager.jobs);
+    stage.say("eight", told(&times));
     stage.say("kernel", format_args!("connections of the threads: {} ESTABLISHED", ends_in(addr, State::Established)?));
     let refused = eight.manager.jobs.iter().any(|job| job.state().failure.is_some());
     // Against what two at a time need, as the pace says.
     let two_at_a_time = pace * f64::from(MANY) / 2.0;
     stage.server(format_args!("needs {two_at_a_time:.2} s for eight files, two at a time"));
-    let observed = match timeline.total().as_secs_f64() / two_at_a_time {
+    let observed = match times.total().as_secs_f64() / two_at_a_time {
         _ if refused => Eight::Refused,
         part if part < 0.75 => Eight::Quarter,
         _ => Eight::Same,
@@ -179,7 +179,7 @@ pub fn more_threads(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(question, observed, "six wait with a connection: the slowest part of the way sets the pace")
 }
 
-fn told(timeline: &Timeline) -> String {
-    let (sum, total) = (timeline.sum().as_secs_f64(), timeline.total().as_secs_f64());
-    format!("{total:.2} s; bytes came for {sum:.2} s in all, so {:.1} files at a time", timeline.at_a_time())
+fn told(times: &Times) -> String {
+    let (sum, total) = (times.sum().as_secs_f64(), times.total().as_secs_f64());
+    format!("{total:.2} s; bytes came for {sum:.2} s in all, so {:.1} files at a time", times.at_a_time())
 }

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use kernel::{
     Pair, State,
     namespace::{START_LIMIT, own},
-    tcp_socket, tcp_sockets, wait_until,
+    tcp_info, tcp_socket, tcp_sockets, wait_until,
 };
 use nix::{
     getsockopt_impl, libc, sockopt_impl,
@@ -32,14 +32,6 @@ const KEEP_IDLE_S: u32 = 1;
 const CONNECTIONS: usize = 1000;
 
 sockopt_impl!(
-    /// `struct tcp_info` up to `tcpi_segs_in` (Linux 4.2), see tcp(7).
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 144]
-);
-/// Where the fields `tcpi_...` stand in `struct tcp_info`, in bytes.
-const UNACKED: usize = 24;
-const SEGS_OUT: usize = 136;
-
-sockopt_impl!(
     /// What the socket holds, in bytes: struct sock's counters, include/uapi/linux/sock_diag.h.
     SoMeminfo, GetOnly, libc::SOL_SOCKET, libc::SO_MEMINFO, [u32; 9]
 );
@@ -52,12 +44,12 @@ const WMEM_QUEUED: usize = 5;
 
 /// What one end has sent since it began.
 fn segments_out(sock: &Socket) -> Result<u32> {
-    word(sock, SEGS_OUT)
+    Ok(tcp_info::of(sock).at("getsockopt", "TCP_INFO")?.segs_out)
 }
 
-fn word(sock: &Socket, at: usize) -> Result<u32> {
-    let info = getsockopt(&sock.as_fd(), TcpInfo).at("getsockopt", "TCP_INFO")?;
-    Ok(u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]))
+/// Segments without their acknowledgement.
+fn unacked(sock: &Socket) -> Result<u32> {
+    Ok(tcp_info::of(sock).at("getsockopt", "TCP_INFO")?.unacked)
 }
 
 pub fn idle_session(stage: &mut Stage) -> Result<Verdict> {
@@ -77,7 +69,7 @@ pub fn idle_session(stage: &mut Stage) -> Result<Verdict> {
     let received = recv(client_fd, &mut buffer, MsgFlags::empty());
     stage.client(format_args!("recv({client_fd}, 1024) = {}", returned(&received)));
     wait_until("all acknowledged", LIMIT, || {
-        let open = word(&client_sock, UNACKED)? + word(&conn_sock, UNACKED)?;
+        let open = unacked(&client_sock)? + unacked(&conn_sock)?;
         Ok((open == 0).then_some(()))
     })?;
     let before = [segments_out(&client_sock)?, segments_out(&conn_sock)?];

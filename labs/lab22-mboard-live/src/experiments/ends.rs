@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Pair, State, tcp_socket};
+use kernel::{Pair, State, options::MinTtl, tcp_socket};
 use nix::{errno::Errno, sys::socket::setsockopt};
 use shared::{At, Predicts, Role, Stage, Verdict, returned};
 use socket2::{Domain, Socket, Type};
 
-use super::{CUT, LIMIT, MinTtl, Peer, server_role};
+use super::{CUT, LIMIT, Peer, server_role};
 
 /// Clients of the experiment server-back.
 const CLIENTS: [&str; 3] = ["ann", "bob", "carol"];

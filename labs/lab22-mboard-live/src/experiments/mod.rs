@@ -15,16 +15,14 @@ use std::{
 use anyhow::{Context, Result};
 use kernel::{
     Need, Patience,
-    need::{DESCRIPTORS, LOOPBACK, PORTS},
-    setting,
+    need::{DESCRIPTORS, LOOPBACK, PORTS, SMALL_TTL},
+    tcp_info,
 };
 use nix::{
     errno::Errno,
-    getsockopt_impl, libc,
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::socket::{MsgFlags, getsockopt, send},
+    sys::socket::{MsgFlags, send},
 };
-use nix::{setsockopt_impl, sockopt_impl};
 use shared::{At, Experiment, Lesson, Role};
 use socket2::{Domain, Socket, Type};
 
@@ -34,24 +32,8 @@ use self::peer::Peer;
 const LIMIT: Duration = Duration::from_secs(10);
 const CHUNK: usize = 65_536;
 
-sockopt_impl!(
-    /// The smallest TTL that this socket accepts: ip(7). nix does not have it.
-    MinTtl, SetOnly, libc::IPPROTO_IP, libc::IP_MINTTL, i32
-);
-sockopt_impl!(
-    /// `struct tcp_info` up to `tcpi_segs_in` (Linux 4.2), see tcp(7).
-    TcpInfo, GetOnly, libc::IPPROTO_TCP, libc::TCP_INFO, [u8; 144]
-);
-
 /// Larger than any TTL but the largest: whoever sets it hears nothing any more, as behind a cut cable (lab12, cut).
 const CUT: i32 = 255;
-
-/// Else every packet arrives with the largest TTL there is.
-const SMALL_TTL: Need = Need {
-    what: "net.ipv4.ip_default_ttl below 255",
-    provided_by: "sysctl -w net.ipv4.ip_default_ttl=64",
-    met: || setting("net/ipv4/ip_default_ttl").first().is_none_or(|ttl| *ttl < 255),
-};
 
 /// A hundred clients in this process, and their other ends in the server's.
 const CROWD: Need = Need {
@@ -184,7 +166,6 @@ fn waits(sock: &Socket, limit: Duration) -> Result<bool> {
 
 /// getsockopt(fd, SOL_TCP, TCP_INFO): all segments of this connection so far, in and out.
 fn segments(sock: &Socket) -> Result<u32> {
-    let info = getsockopt(sock, TcpInfo).at("getsockopt TCP_INFO", "")?;
-    let word = |at: usize| u32::from_ne_bytes([info[at], info[at + 1], info[at + 2], info[at + 3]]);
-    Ok(word(136) + word(140)) // tcpi_segs_out, tcpi_segs_in
+    let info = tcp_info::of(sock).at("getsockopt TCP_INFO", "")?;
+    Ok(info.segs_out + info.segs_in)
 }

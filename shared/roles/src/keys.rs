@@ -10,7 +10,7 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::termios::{FlushArg, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
 use nix::unistd::read;
 
-use roles::Stop;
+use crate::Stop;
 
 /// What `?` shows.
 pub const KEYS: &str = "Enter, Space, Right, PageDown: go on   r, Left, PageUp: again   s: skip   q: quit";
@@ -53,7 +53,7 @@ impl Keys {
     }
 
     /// Waits for the next key or line.
-    pub fn next(&mut self) -> Pressed {
+    pub fn wait(&mut self) -> Pressed {
         let (input, single) = (stdin(), self.before.is_some() && !self.line);
         loop {
             let ends = if single { key_length(&self.typed) } else { self.typed.iter().position(|byte| *byte == b'\n') };
