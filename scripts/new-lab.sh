@@ -449,7 +449,7 @@ END
 
 insert README.md '| [lab' "| [$lab](labs/$lab/README.md) | what does one recv return? | 20 |"
 insert NOTES.md '- [lab' "- [$lab](labs/$lab/README.md)"
-insert .cargo/config.toml lab "$short = \"run --quiet --package $lab --\""
+insert .cargo/config.toml lab "$short = \"run --quiet --bin $lab --\""
 
 if have cargo; then
     lock='cargo update --quiet --offline --workspace'

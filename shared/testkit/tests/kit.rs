@@ -61,7 +61,7 @@ fn missing(lab: &str) -> Vec<String> {
     want(readme.contains(&row), format!("a row in the table of README.md: {row} question | minutes |"));
     let line = format!("- [{lab}]({sheet_path})");
     want(notes.contains(&format!("{line}\n")), format!("a line in the index of NOTES.md: {line}"));
-    let alias = format!("{short} = \"run --quiet --package {lab} --\"");
+    let alias = format!("{short} = \"run --quiet --bin {lab} --\"");
     want(aliases.contains(&alias), format!("an alias in .cargo/config.toml: {alias}"));
     want(cargo.contains(&format!("name = \"{lab}\"")), format!("the name \"{lab}\" in labs/{lab}/Cargo.toml"));
     want(!main.is_empty(), format!("the program labs/{lab}/src/main.rs"));
