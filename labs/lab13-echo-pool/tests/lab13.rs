@@ -55,7 +55,7 @@ fn the_demo_decides_every_claim_as_recorded() {
         ("completed", "CORRECTED"),
         ("left-early", "ANSWERED"),
         ("stop", "ANSWERED"),
-        ("host-name", "CORRECTED"),
+        ("host-name", "ANSWERED"),
     ]);
 }
 

@@ -297,7 +297,16 @@ fn classroom_shows_the_sockets_of_the_demo_beside_it_and_of_the_next_experiment(
         classroom.wait_for("[Enter] let the kernel decide");
         classroom.assert_nothing_is_wrapped("09 --demo");
         classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
-        classroom.wait_for("[Enter] go on");
+        // What is too long for the pane waits once more before the verdict.
+        let waits = wait_until("the end of the experiment", LIMIT, || {
+            let shown = classroom.shown(&demo);
+            let over = shown.contains("r again, q quit").then_some(false);
+            Ok(over.or(shown.contains("what was seen, and the verdict").then_some(true)))
+        });
+        if waits.unwrap() {
+            classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
+            classroom.wait_for("r again, q quit");
+        }
         classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
     }
 }

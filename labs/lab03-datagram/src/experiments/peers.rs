@@ -30,7 +30,7 @@ pub fn connect(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -uan 'sport = :{}'", local_addr.port()));
     let question = stage.ask(
-        "This UDP socket calls connect(peer), then the stranger sends again. Is that heard, and does the socket learn that the peer has closed its port?",
+        "This UDP socket calls connect(peer), then the stranger sends again. Later the peer closes its port, and the socket sends twice. Is the stranger heard, and is the closed port reported?",
         [
             ("connect fails: UDP has no connections", None),
             ("the stranger yes, the closed port no", Some((true, false))),

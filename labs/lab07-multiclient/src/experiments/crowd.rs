@@ -254,7 +254,10 @@ pub fn no_reader(stage: &mut Stage) -> Result<Verdict> {
     let most_lines = 3 * buffers / LONG_LINE;
 
     stage.server("never blocks in send: what a client does not take waits in a queue");
-    stage.server(format_args!("drops a client for which more than {} KiB would wait", OUTBOX_LIMIT / 1024));
+    stage.server(format_args!(
+        "drops a client for which more than {} KiB would wait: SO_LINGER 0, then close",
+        OUTBOX_LIMIT / 1024
+    ));
     let question = stage.ask(
         "One client reads, another is silent. The operator sends long lines until the server drops the silent client. Then the silent client calls recv until it gets no more bytes. What does it get?",
         [

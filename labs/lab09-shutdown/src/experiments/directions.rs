@@ -111,12 +111,9 @@ pub fn shut_rd(stage: &mut Stage) -> Result<Verdict> {
     ensure!(empty == Ok(0), "recv returned {empty:?} with nothing received");
     stage.kernel([("client", client), ("server", server)])?;
 
-    let sent = send(conn_fd, b"abc", MsgFlags::empty());
-    stage.server(format_args!("send({conn_fd}, \"abc\", 3) = {}", returned(&sent)));
-
     stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", server.local.port()));
     let question = stage.ask(
-        "The client calls recv again. What does it return?",
+        "Now the server sends 3 bytes, and then the client calls recv again. What does it return?",
         [
             ("-1 ENOTCONN: recv is not allowed any more", Err(Errno::ENOTCONN)),
             ("-1 ECONNRESET: its kernel refused the bytes", Err(Errno::ECONNRESET)),
@@ -125,6 +122,8 @@ pub fn shut_rd(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some(Err(Errno::ENOTCONN)), kit: Ok(3) },
     )?;
+    let sent = send(conn_fd, b"abc", MsgFlags::empty());
+    stage.server(format_args!("send({conn_fd}, \"abc\", 3) = {}", returned(&sent)));
     let sender = wait_until("an answer to the server's bytes", LIMIT, || {
         Ok(tcp_socket(server)?.filter(|row| row.send_queue == 0 || row.state != State::Established))
     })?;

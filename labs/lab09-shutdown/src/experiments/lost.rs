@@ -131,7 +131,7 @@ pub fn first_send(stage: &mut Stage) -> Result<Verdict> {
     stage.kernel([("client", client), ("server", server)])?;
 
     let question = stage.ask(
-        "No program has the server's end any more. The client sends twice. What does send return?",
+        "No program has the server's end any more. The client sends, waits a moment, and sends again. What do the two return?",
         [
             ("-1 EPIPE, -1 EPIPE", [Err(Errno::EPIPE), Err(Errno::EPIPE)]),
             ("-1 ECONNRESET, -1 EPIPE", [Err(Errno::ECONNRESET), Err(Errno::EPIPE)]),

@@ -72,8 +72,8 @@ pub fn both_at_once(stage: &mut Stage) -> Result<Verdict> {
     fill(stage, "server", &conn_sock)?;
 
     let question = stage.ask(
-        "Both ends close while unsent bytes hold their FINs back: both are in FIN-WAIT-1. Then the client reads to the \
-         end, and after it the server. Which ends are left in TIME-WAIT?",
+        "Both ends call shutdown(SHUT_WR) while unsent bytes hold their FINs back: both are in FIN-WAIT-1. Then the \
+         client reads to the end, and after it the server. Which ends are left in TIME-WAIT?",
         [
             ("the client's end only", (true, false)),
             ("the server's end only", (false, true)),
@@ -98,7 +98,7 @@ pub fn both_at_once(stage: &mut Stage) -> Result<Verdict> {
     let [client, server] = stage.kernel([("client", client), ("server", server)])?;
     drop((client_sock, conn_sock)); // close(2): nothing is left to be sent
     let left = (client == Some(State::TimeWait), server == Some(State::TimeWait));
-    stage.verdict(question, left, "both have closed before they got the other's FIN: both are left in TIME-WAIT")
+    stage.verdict(question, left, "both shut down before they got the other's FIN: both are left in TIME-WAIT")
 }
 
 /// Sends until the other end's receive window is full and this end's send buffer, too.

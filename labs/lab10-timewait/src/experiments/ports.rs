@@ -93,6 +93,17 @@ pub fn pairs(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn at_the_server(stage: &mut Stage) -> Result<Verdict> {
     let (listen_sock, server_addr) = listening()?;
+    let question = stage.ask(
+        "A client has connected, and the server closes the connection first. The server still listens. The client \
+         connects again at once, from the same port. What does connect return?",
+        [
+            ("0: the new connection replaces TIME-WAIT", Ok(())),
+            ("EADDRNOTAVAIL: this pair of addresses is in use", Err(Errno::EADDRNOTAVAIL)),
+            ("ECONNREFUSED: TIME-WAIT answers with a reset", Err(Errno::ECONNREFUSED)),
+            ("ETIMEDOUT: TIME-WAIT answers nothing", Err(Errno::ETIMEDOUT)),
+        ],
+        Predicts { source: None, kit: Ok(()) },
+    )?;
     // A port that no other connection has: connect alone may share one, see pairs, and bind would refuse it below.
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
@@ -112,22 +123,12 @@ pub fn at_the_server(stage: &mut Stage) -> Result<Verdict> {
     wait_for_state(server, Some(State::TimeWait), LIMIT)?;
     stage.kernel([("server", server), ("client", client)])?;
 
-    let question = stage.ask(
-        "The server still listens. The client connects at once, from the same port as before. What does connect \
-         return?",
-        [
-            ("0: the new connection replaces TIME-WAIT", Ok(())),
-            ("EADDRNOTAVAIL: this pair of addresses is in use", Err(Errno::EADDRNOTAVAIL)),
-            ("ECONNREFUSED: TIME-WAIT answers with a reset", Err(Errno::ECONNREFUSED)),
-            ("ETIMEDOUT: TIME-WAIT answers nothing", Err(Errno::ETIMEDOUT)),
-        ],
-        Predicts { source: None, kit: Ok(()) },
-    )?;
     let sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", server_addr)?;
     let bound = sock.bind(&client.local.into());
     stage.client(format_args!("bind({}, {}) = {}", sock.as_raw_fd(), client.local, returned(&bound)));
     bound.at("bind", client.local)?;
-    stage.kernel([("server", server), ("client", client)])?;
+    let [left, _] = stage.kernel([("server", server), ("client", client)])?;
+    ensure!(left == Some(State::TimeWait), "TIME-WAIT was gone before the new connect");
     let connected = sock.connect(&server_addr.into());
     stage.client(format_args!("connect({}, {server_addr}) = {}", sock.as_raw_fd(), returned(&connected)));
     if connected.is_ok() {
