@@ -220,7 +220,7 @@ fn labs() -> Vec<(u8, PathBuf)> {
     assert!(!labs.is_empty(), "no lab is named {wanted:?}");
     let test = env::current_exe().unwrap();
     let built = test.ancestors().nth(2).unwrap(); // target/debug/deps/settings-0123 is this test
-    let helpers = ["shared/src", "shared/board", "shared/kernel/src", "shared/roles/src"]
+    let helpers = ["shared/src", "shared/board", "shared/kernel/src", "shared/lines/src", "shared/roles/src"]
         .map(|folder| changed(&root().join(folder)));
     let is_old = |lab: &&String| {
         let sources = changed(&root().join("labs").join(lab).join("src")).max(*helpers.iter().max().unwrap());
