@@ -547,6 +547,10 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     for usage in [&["server", "65536"][..], &["client", "a port"], &["server", "--bind", "here"], &["serve"]] {
         assert_eq!(failed(usage).0, 2, "{usage:?}");
     }
+    for role in ["server", "server-epoll"] {
+        let (code, stderr) = failed(&[role, "--max-clients", "0"]);
+        assert!(code == 2 && stderr.contains(": a whole number, at least 1\n"), "{stderr}");
+    }
 }
 
 #[test]

@@ -657,6 +657,7 @@ fn bad_arguments_and_addresses_are_refused_with_what_helps() {
         let (code, stderr) = refused(&[which, "192.0.2.1"]);
         assert!(code == 1 && stderr.contains(": EADDRNOTAVAIL (99) "), "{stderr}");
         assert_eq!(refused(&[which, "77777"]).0, 2);
+        assert_eq!(refused(&[which, "--max-clients", "0"]).0, 2);
     }
     drop(taken);
     for role in ["client", "draw"] {

@@ -27,9 +27,9 @@ use nix::{
 };
 
 pub use demo::{
-    Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
-    assert_privileged_port_is_refused, assert_readme_quotes_a_run, assert_sheet_quotes_a_run,
-    assert_stops_change_no_verdict,
+    Demo, assert_a_new_build_changes_no_verdict, assert_addresses_are_refused, assert_common_rules,
+    assert_demo_needs_no_privileges, assert_privileged_port_is_refused, assert_readme_quotes_a_run,
+    assert_sheet_quotes_a_run, assert_stops_change_no_verdict,
 };
 pub use kernel::{NotSeen, wait_until};
 pub use shared::Role;
