@@ -144,7 +144,12 @@ impl Role {
                 Err(RecvTimeoutError::Timeout) if !patience.is_over() => {}
                 Err(_) => {
                     let instead = String::from_utf8_lossy(&self.printed[self.taken..]).into_owned();
-                    bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
+                    if reason == RecvTimeoutError::Timeout {
+                        bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
+                    }
+                    let status = wait_until("the program's end", ANSWER_LIMIT, || Ok(self.child.try_wait()?));
+                    let how = status.map_or("closed its output".into(), |status| format!("ended ({status})"));
+                    bail!("the program {how} before it printed {text:?}; seen instead: {instead:?}");
                 }
             }
         }
@@ -153,7 +158,7 @@ impl Role {
     /// Waits for a line that holds `text`, takes all up to its end and returns that line.
     ///
     /// # Errors
-    /// [`NotSeen`] with what was printed instead.
+    /// [`NotSeen`] with what was printed instead; how the program ended, if it did.
     pub fn line_with(&mut self, text: &str) -> Result<String> {
         let before = self.wait_for(text)?;
         let after = self.wait_for("\n")?;
@@ -186,5 +191,23 @@ impl Drop for Role {
         // It may have ended already; then there is nothing left to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said_to_wait_for(text: &str, script: &str) -> String {
+        let mut role = Role::spawn(Command::new("sh").args(["-c", script])).unwrap();
+        role.wait_for_within(text, Duration::from_millis(300)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_program_that_ended_is_told_from_one_that_is_silent() {
+        let ended = "the program ended (exit status: 3) before it printed \"ready\"; seen instead: \"hello\\n\"";
+        assert_eq!(said_to_wait_for("ready", "echo hello; exit 3"), ended);
+        assert!(said_to_wait_for("ready", "kill -9 $$").contains("ended (signal: 9"), "and how a signal ended it");
+        assert_eq!(said_to_wait_for("ready", "exec sleep 60"), "not seen within 300ms: \"ready\" printed");
     }
 }
