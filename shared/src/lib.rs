@@ -24,5 +24,5 @@ pub use self::{
 #[cfg(target_os = "linux")]
 pub use roles::{
     At, CallError, Pause, Place, Role, Screen, SplitMix64, Stop, Timeline, TimelinePhase, TimelineRow, address,
-    destination, escaped, returned,
+    destination, escaped, own_program, returned,
 };

@@ -124,6 +124,11 @@ fn stops_in_the_middle_change_no_verdict() {
 }
 
 #[test]
+fn a_new_build_while_the_demo_runs_changes_no_verdict() {
+    testkit::assert_a_new_build_changes_no_verdict(&DEMO);
+}
+
+#[test]
 fn the_command_line_keeps_the_rules_of_all_labs() {
     testkit::assert_common_rules(LAB, &["page", "0"], " is at ");
 }
