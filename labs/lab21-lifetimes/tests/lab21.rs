@@ -496,7 +496,7 @@ fn an_answer_that_is_none_is_reported_and_the_visit_fails() {
 
 #[test]
 fn ipv6_works_as_ipv4_does() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
     let mut server = Role::spawn(Command::new(LAB).args(["page", "[::1]:0"])).unwrap();

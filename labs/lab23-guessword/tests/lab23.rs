@@ -688,7 +688,7 @@ fn bad_arguments_and_addresses_are_refused_with_what_helps() {
 
 #[test]
 fn ipv6_and_a_name_reach_the_server() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
     for (bind, host) in [("[::1]:0", "[::1]"), ("0", "localhost")] {

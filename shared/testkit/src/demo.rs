@@ -20,7 +20,7 @@ use nix::{
 
 use crate::{
     Finished, RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, copy_program, ends_well, failed, root, run,
-    signal, skip_without, stop_and_go_on, wait_until,
+    signal, skip_without, stop_and_go_on, wait_until, wait_until_it_hears_ctrl_c,
 };
 
 /// Where an experiment is skipped, this says what it lacks.
@@ -224,14 +224,9 @@ fn assert_a_blocked_write_hears_ctrl_c(binary: &str, role: &[&str]) {
     while writer.write(&[b'x'; 4096]).is_ok() {} // until EAGAIN
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     let mut child = Command::new(binary).args(role).stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let waits_for_signals = || {
-        let status = fs::read_to_string(&status)?;
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap_or_default();
-        Ok((u64::from_str_radix(mask, 16).unwrap_or(0) & 1 << (Signal::SIGINT as u32 - 1) != 0).then_some(()))
-    };
-    let ended = wait_until("Ctrl-C to be blocked", RUN_LIMIT, waits_for_signals).and_then(|()| {
-        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let ended = wait_until_it_hears_ctrl_c(pid).and_then(|()| {
+        kill(pid, Signal::SIGINT)?;
         wait_until("the end of a program whose output is full", RUN_LIMIT, || Ok(child.try_wait()?))
     });
     let _ = child.kill(); // ESRCH: it has ended
