@@ -333,7 +333,10 @@ fn a_session_is_one_connection_as_long_as_somebody_types() {
     session.wait_for("ended by the host\n").unwrap();
     ends_well(&mut session);
     let mut session = Role::spawn(Command::new(LAB).args(["session", &addr.to_string()])).unwrap();
-    session.wait_for("type lines").unwrap();
+    let opened = session.line_with("type lines").unwrap();
+    // Not before the host has accepted it: a connection in the queue of a closed listener is reset.
+    let local_addr = opened.strip_prefix("opened, ").unwrap().split(' ').next().unwrap();
+    host.wait_for(&format!("{local_addr} connected\n")).unwrap();
     interrupt(&mut host);
     session.wait_for("ended by the host\n").unwrap();
     ends_well(&mut session);
