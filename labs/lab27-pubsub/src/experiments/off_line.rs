@@ -158,7 +158,10 @@ pub fn dead_sender(stage: &mut Stage) -> Result<Verdict> {
     let conn_sock = accepted(&server_sock)?;
     let conn_fd = conn_sock.as_raw_fd();
     stage.server(format_args!("accept({}) = {conn_fd}", server_sock.as_raw_fd()));
-    stage.kernel([("server", Pair::of(&conn_sock)?)])?;
+    match Pair::of(&conn_sock) {
+        Ok(pair) => drop(stage.kernel([("server", pair)])?),
+        Err(error) => stage.say("kernel", format_args!("server {error}")), // a reset came
+    }
     let mut buffer = [0; 1024];
     let observed = loop {
         match recv(conn_fd, &mut buffer, MsgFlags::empty()) {

@@ -143,6 +143,7 @@ pub fn worker_killed(stage: &mut Stage) -> Result<Verdict> {
             ("\"sweep\": the other one was handed out", vec![other.clone()]),
             ("\"pay 100 euros\" again, then \"sweep\"", vec![again.clone(), other.clone()]),
             ("\"sweep\", then \"pay 100 euros\" again", vec![other.clone(), again.clone()]),
+            ("no task: two were handed to A", vec![]),
         ],
         Predicts { source: None, kit: vec![again, other] },
     )?;
