@@ -70,6 +70,16 @@ listens() {
         END { exit !found }' /proc/net/tcp
 }
 
+# free_port PORT: the first one from there on that no socket has -> `free`
+free_port() {
+    local hex
+    for ((free = $1; ; free++)); do
+        printf -v hex ':%04X' "$free"
+        if awk -v port="$hex" 'index($2, port) { found = 1 } END { exit found }' \
+            < <(cat /proc/net/tcp /proc/net/tcp6 2>/dev/null); then return; fi
+    done
+}
+
 # until_true SECONDS COMMAND...: looks again and again, false if in vain.
 until_true() {
     local deadline=$((SECONDS + $1))
@@ -111,9 +121,12 @@ start_rabbitmq() {
         echo "mqtt.listeners.tcp.1 = 127.0.0.1:$port"
         echo 'mqtt.allow_anonymous = true'
     } >"$folder/rabbitmq.conf"
-    # Erlang's own ports: on loopback, and not those of another broker.
-    export ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=$((port % 55535 + 10000))
-    export RABBITMQ_DIST_PORT=$((port % 55534 + 10001))
+    # Erlang's own ports: on loopback, not those of another broker, and below
+    # those that the kernel gives to clients.
+    free_port $((20000 + port % 5000))
+    export ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=$free
+    free_port $((26000 + port % 5000))
+    export RABBITMQ_DIST_PORT=$free
     export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
     export RABBITMQ_NODENAME=labkit@localhost HOME=$folder
     export RABBITMQ_MNESIA_BASE=$folder/data RABBITMQ_LOG_BASE=$folder/logs

@@ -310,8 +310,11 @@ impl Rabbit {
         if skip_without(missing, "rabbitmq-server", "apt-get install rabbitmq-server") {
             return None;
         }
-        let mqtt = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let amqp = SocketAddr::new(mqtt.ip(), mqtt.port().checked_add(3789).unwrap_or(mqtt.port() - 3789));
+        // Below the ports that the kernel gives to others; the experiments take theirs from 10000 on.
+        let first = 15_000 + (std::process::id() % 5000) as u16;
+        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok(); // closed again at once
+        let port = (first..first + 100).find(|port| free(*port) && free(port + 3789)).unwrap();
+        let [mqtt, amqp] = [port, port + 3789].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let rabbit = Rabbit { folder: testkit::TempDir::new(), mqtt, amqp };
         let up = rabbit.script(&["start", &mqtt.port().to_string()]);
         assert!(up.contains("rabbitmq is up: process "), "{up}");

@@ -136,7 +136,7 @@ fn mosquitto(addr: SocketAddr) -> Result<Role> {
     command.args(["--pdeathsig", "KILL", program.unwrap_or("mosquitto"), "-c", "/dev/stdin"]).stderr(Stdio::null());
     let mut role = Role::spawn(&mut command)?;
     role.type_line(&format!("listener {} {}", addr.port(), addr.ip()))?;
-    role.type_line("allow_anonymous true\nmax_queued_messages 0\nlog_type none\nuser root")?;
+    role.type_line("allow_anonymous true\nmax_queued_messages 0\nmax_inflight_messages 100\nlog_type none\nuser root")?;
     role.input = None; // the end of the settings
     Ok(role)
 }

@@ -3,12 +3,12 @@
 use std::{
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
-    process::Command,
+    process::{Command, id},
     time::Duration,
 };
 
-use anyhow::{Context, Result};
-use kernel::{State, need::Need, tcp_sockets, wait_until};
+use anyhow::{Context, Result, ensure};
+use kernel::{Patience, State, need::Need, tcp_sockets, wait_until};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -21,8 +21,13 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/broker.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// RabbitMQ needs about 4 seconds to start on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
+/// How often the class is told that it still starts.
+const STEP: Duration = Duration::from_secs(10);
 /// From the port of MQTT to that of AMQP, in the script.
 const APART: u16 = 5672 - 1883;
+/// Ports below those that the kernel gives to others: so many, from here on.
+const FIRST_PORT: u16 = 10_000;
+const PORT_COUNT: u16 = 5000;
 /// Each line it reads starts the broker. At the end of its input, also if the demo was killed, it stops the broker. A
 /// session of its own: Ctrl-C reaches the demo alone.
 const KEEPER: &str = "export TMPDIR=$(mktemp -d); while read -r; do \"$0\" rabbitmq start \"$1\"; done
@@ -49,19 +54,23 @@ struct Rabbit {
 impl Rabbit {
     fn start(stage: &mut Stage) -> Result<Rabbit> {
         stage.say("broker", format_args!("RabbitMQ starts, within {START_LIMIT:?}"));
-        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?; // closed again at once
+        let port = free_port().context("no port is free for it")?;
         let mut command = Command::new("setsid");
-        let keeper = Role::spawn(command.args(["bash", "-c", KEEPER, SCRIPT, &free.port().to_string()]))?;
-        let port = free.port().checked_add(APART).unwrap_or(free.port() - APART);
-        let mut rabbit = Rabbit { keeper, pid: Pid::from_raw(0), addr: SocketAddr::from((Ipv4Addr::LOCALHOST, port)) };
-        rabbit.up()?;
+        let keeper = Role::spawn(command.args(["bash", "-c", KEEPER, SCRIPT, &port.to_string()]))?;
+        let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port + APART));
+        let mut rabbit = Rabbit { keeper, pid: Pid::from_raw(0), addr };
+        rabbit.up(stage)?;
         stage.say("broker", format_args!("RabbitMQ, is a process of its own at {}", rabbit.addr));
         Ok(rabbit)
     }
 
-    fn up(&mut self) -> Result<()> {
+    fn up(&mut self, stage: &mut Stage) -> Result<()> {
         self.keeper.type_line("")?;
-        self.keeper.wait_for_within("rabbitmq is up: process ", START_LIMIT)?;
+        let mut patience = Patience::new(START_LIMIT);
+        while let Err(error) = self.keeper.wait_for_within("rabbitmq is up: process ", STEP) {
+            ensure!(!patience.is_over(), error);
+            stage.say("broker", "still starts");
+        }
         self.pid = Pid::from_raw(self.keeper.wait_for(",")?.parse().context("no process id")?);
         Ok(())
     }
@@ -72,7 +81,7 @@ impl Rabbit {
         let port = self.addr.port();
         let gone = || Ok(tcp_sockets(port)?.iter().all(|row| row.state != State::Listen).then_some(()));
         wait_until("the broker's end", START_LIMIT, gone)?;
-        self.up()?;
+        self.up(stage)?;
         stage.say("broker", "started again, with the same folder");
         Ok(())
     }
@@ -114,6 +123,14 @@ impl Rabbit {
         }
         Ok(got)
     }
+}
+
+/// Where RabbitMQ can listen for MQTT, and for AMQP.
+fn free_port() -> Option<u16> {
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok(); // closed again at once
+    let from = (id() % u32::from(PORT_COUNT)) as u16;
+    let mut ports = (from..PORT_COUNT).chain(0..from).map(|port| FIRST_PORT + port);
+    ports.find(|port| is_free(port) && is_free(&(port + APART)))
 }
 
 impl Drop for Rabbit {
