@@ -244,6 +244,7 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("24", "slow: waits for Enter"),
         ("25", "ESTAB"),
         ("26", "239.26.26.26"),
+        ("27", "ESTAB"),
     ];
     thread::scope(|scope| {
         for (worker, rooms) in rooms.chunks(4).enumerate() {
