@@ -48,6 +48,9 @@ enum Command {
     Watch(watch::WatchArgs),
     /// Let the class vote on what a lab's demo asks
     Vote(vote::VoteArgs),
+    /// Play what an experiment captures, and print it: for the demo
+    #[command(hide = true)]
+    Captured { experiment: String },
 }
 
 fn main() -> ExitCode {
@@ -63,5 +66,6 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Watch(args)) => watch::run(args),
         Some(Command::Vote(args)) => vote::run(args),
+        Some(Command::Captured { experiment }) => experiments::captured(experiment).map(|()| ExitCode::SUCCESS),
     }
 }
