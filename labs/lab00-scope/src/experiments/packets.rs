@@ -15,7 +15,8 @@ use nix::{
     errno::Errno,
     getsockopt_impl, libc, setsockopt_impl, sockopt_impl,
     sys::socket::{
-        AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, recvmsg, socket,
+        AddressFamily, ControlMessageOwned, LinkAddr, MsgFlags, SockFlag, SockProtocol, SockType, getsockopt, recvmsg,
+        socket,
     },
 };
 use shared::At;
@@ -68,6 +69,12 @@ impl Capture {
 
     pub fn fd(&self) -> &OwnedFd {
         &self.0
+    }
+
+    /// How many packets found the queue full since the last look.
+    pub fn missed(&self) -> Result<u32> {
+        let [_, drops] = getsockopt(&self.0, PacketStatistics).at("getsockopt PACKET_STATISTICS", "")?;
+        Ok(drops)
     }
 
     /// What has passed since the last look, without waiting.
