@@ -50,7 +50,7 @@ enum Command {
     Vote(vote::VoteArgs),
     /// Play what an experiment captures, and print it: for the demo
     #[command(hide = true)]
-    Captured { experiment: String },
+    Captured { experiment: String, outside: String },
 }
 
 fn main() -> ExitCode {
@@ -66,6 +66,8 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         Some(Command::Run(args)) => run::run(args),
         Some(Command::Watch(args)) => watch::run(args),
         Some(Command::Vote(args)) => vote::run(args),
-        Some(Command::Captured { experiment }) => experiments::captured(experiment).map(|()| ExitCode::SUCCESS),
+        Some(Command::Captured { experiment, outside }) => {
+            experiments::captured(experiment, outside).map(|()| ExitCode::SUCCESS)
+        }
     }
 }

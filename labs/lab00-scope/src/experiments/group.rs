@@ -50,13 +50,13 @@ pub fn group_scene(scene: &mut Scene) -> Result<String> {
     let mut members = Vec::new();
     for _ in 0..MEMBERS {
         let member_sock = Socket::new(Domain::IPV4, Type::DGRAM, None).at("socket", "")?;
+        let member_fd = member_sock.as_raw_fd();
         member_sock.set_reuse_address(true).at("setsockopt SO_REUSEADDR", "")?;
         member_sock.bind(&SocketAddr::from(group_addr).into()).at("bind", group_addr)?;
+        scene.say("member", format_args!("bind({member_fd}, {group_addr}) = 0"));
         let local_addr = member_sock.local_addr().at("getsockname", group_addr)?;
         group_addr = local_addr.as_socket_ipv4().context("not an IPv4 socket")?; // the others take the same port
         member_sock.join_multicast_v4(&GROUP, &Ipv4Addr::LOCALHOST).at("setsockopt IP_ADD_MEMBERSHIP", GROUP)?;
-        let member_fd = member_sock.as_raw_fd();
-        scene.say("member", format_args!("bind({member_fd}, {group_addr}) = 0"));
         scene.say("member", format_args!("setsockopt({member_fd}, SOL_IP, IP_ADD_MEMBERSHIP, {GROUP}) = 0"));
         members.push(member_sock);
     }

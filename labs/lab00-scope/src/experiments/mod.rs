@@ -14,7 +14,7 @@ use std::{
 };
 
 use anyhow::{Context, Result};
-use kernel::capture::CAPTURE;
+use kernel::namespace::NAMESPACE;
 use kernel::need::{BUFFERS, DESCRIPTORS, LOOPBACK, PORTS, SMALL_TTL};
 pub use scene::play as captured;
 use shared::{At, Experiment, Lesson};
@@ -28,7 +28,7 @@ const MENDED: i32 = 0;
 
 pub const LESSON: Lesson = Lesson {
     lab: crate::LAB,
-    setting: "both ends and the capture run in a child process",
+    setting: "both ends run in a private network",
     needs: &[LOOPBACK, PORTS, DESCRIPTORS],
     experiments: &[
         Experiment {
@@ -37,7 +37,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "When close has returned, the other end has acknowledged the FIN.",
             source: "ours",
-            needs: &[CAPTURE, SMALL_TTL],
+            needs: &[NAMESPACE, SMALL_TTL],
             play: closing::close_returns,
         },
         Experiment {
@@ -46,7 +46,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 6,
             claim: "A capture shows the segments as they go over a wire.",
             source: "ours",
-            needs: &[CAPTURE, BUFFERS],
+            needs: &[NAMESPACE, BUFFERS],
             play: sending::one_send,
         },
         Experiment {
@@ -55,7 +55,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 6,
             claim: "A capture shows all there is to a packet: of two equal ones, both arrive or none does.",
             source: "ours",
-            needs: &[CAPTURE],
+            needs: &[NAMESPACE],
             play: checksums::same_bytes,
         },
         Experiment {
@@ -64,7 +64,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "What stands in a capture twice, the program has received twice.",
             source: "ours",
-            needs: &[CAPTURE, SMALL_TTL],
+            needs: &[NAMESPACE, SMALL_TTL],
             play: sending::sent_again,
         },
         Experiment {
@@ -73,7 +73,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 4,
             claim: "What stands in a capture, the program has received.",
             source: "ours",
-            needs: &[CAPTURE],
+            needs: &[NAMESPACE],
             play: losses::not_received,
         },
         Experiment {
@@ -82,7 +82,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "What does not stand in a capture did not pass.",
             source: "ours",
-            needs: &[CAPTURE],
+            needs: &[NAMESPACE],
             play: losses::missed,
         },
         Experiment {
@@ -91,7 +91,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 4,
             claim: "A datagram stands in a capture once for each socket that receives it.",
             source: "ours",
-            needs: &[CAPTURE],
+            needs: &[NAMESPACE],
             play: group::group,
         },
         Experiment {
@@ -100,7 +100,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 4,
             claim: "Each segment that ends a connection is acknowledged, and TIME-WAIT follows.",
             source: "ours",
-            needs: &[CAPTURE],
+            needs: &[NAMESPACE],
             play: closing::reset,
         },
     ],

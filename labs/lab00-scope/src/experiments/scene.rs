@@ -1,24 +1,27 @@
-//! A scene is played by a child of the demo, in a private network where an ordinary account may capture. The demo shows
-//! what the child prints, and asks in between.
+//! A scene is played by a child of the demo, in a private network: there an ordinary account may capture, and nothing else
+//! passes. The demo shows what the child prints, and asks in between.
 
-use std::{fmt::Display, fs, io::stdin, time::Duration};
+use std::{fmt::Display, io::stdin, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use kernel::{Pair, State, capture::command, namespace::START_LIMIT, tcp_socket};
+use kernel::{
+    Pair, State,
+    namespace::{START_LIMIT, ensure_private, own},
+    tcp_socket,
+};
 use shared::{Role, Screen, Stage};
 
 use super::{checksums, closing, group, losses, sending};
 
-/// A link whose text names the network of this process.
-const OWN: &str = "/proc/self/ns/net";
 /// The child's longest wait, and more.
 const LINE_LIMIT: Duration = Duration::from_secs(25);
 
 /// The child's side: each line it prints is a label and a text.
 pub struct Scene(Screen);
 
-/// Plays the scene of one experiment.
-pub fn play(experiment: &str) -> Result<()> {
+/// Plays the scene of one experiment; `outside` is the network of whoever started it.
+pub fn play(experiment: &str, outside: &str) -> Result<()> {
+    ensure_private(outside)?;
     let mut scene = Scene(Screen::new());
     scene.say("ready", "");
     let played = match experiment {
@@ -34,7 +37,7 @@ pub fn play(experiment: &str) -> Result<()> {
     };
     match &played {
         Ok(observed) => scene.say("observed", observed),
-        Err(error) => scene.say("failed", format_args!("{error:#}")), // nobody sees standard error: capture::command
+        Err(error) => scene.say("failed", format_args!("{error:#}")), // nobody sees standard error: namespace::command
     }
     played.map(drop)
 }
@@ -72,13 +75,11 @@ pub struct Shown(Role);
 impl Shown {
     /// Starts the child, and shows what it does before the question.
     pub fn start(stage: &mut Stage, experiment: &str) -> Result<Shown> {
-        let mut shown = Shown(Role::spawn(command(std::env::current_exe()?).args(["captured", experiment]))?);
+        let mut shown = Shown(Role::start_in_namespace(&["captured", experiment, &own()?])?);
         shown.0.wait_for_within("ready\t\n", START_LIMIT)?;
         shown.show(stage, "ask")?;
-        let pid = shown.0.pid();
-        if fs::read_link(format!("/proc/{pid}/ns/net")).is_ok_and(|link| Some(link) != fs::read_link(OWN).ok()) {
-            stage.look(format_args!("nsenter --preserve-credentials -U -n -t {pid} ss -tuan"));
-        }
+        let enter = format!("nsenter --preserve-credentials -U -n -t {}", shown.0.pid());
+        stage.look(format_args!("{enter} ss -tuan"));
         Ok(shown)
     }
 
