@@ -3,7 +3,7 @@
 
 use std::{process::Command, sync::LazyLock};
 
-use testkit::{Demo, failed, run, skip_without};
+use testkit::{Demo, Role, ends_well, failed, run, skip_without};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab00-scope");
 static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
@@ -79,10 +79,11 @@ fn tcpdump_calls_the_unfinished_checksum_of_lo_bad() {
     if skip_without(!can, "tcpdump and root", "apt-get install tcpdump") {
         return;
     }
-    // /proc/net/packet lists tcpdump's packet socket once it captures.
-    let script = "ip link set lo up; timeout 20 tcpdump --immediate-mode -l -i lo -c 1 -vv udp & \
-                  until [ \"$(wc -l </proc/net/packet)\" -gt 1 ]; do sleep 0.02; kill -0 $! || exit 1; done; \
-                  echo hello >/dev/udp/127.0.0.1/9; wait";
-    let seen = run(Command::new("unshare").args(["-n", "bash", "-c", script]));
-    assert!(seen.stdout.contains("bad udp cksum"), "{seen:?}");
+    let script = "ip link set lo up; timeout 20 tcpdump --immediate-mode -l -i lo -c 1 -vv udp 2>&1 & \
+                  read; echo hello >/dev/udp/127.0.0.1/9; wait";
+    let mut tcpdump = Role::spawn(Command::new("unshare").args(["-n", "bash", "-c", script])).unwrap();
+    tcpdump.wait_for("listening on lo").unwrap();
+    tcpdump.type_line("").unwrap();
+    tcpdump.wait_for("bad udp cksum").unwrap();
+    ends_well(&mut tcpdump);
 }
