@@ -1,0 +1,73 @@
+//! What did a program call, what went over the wire because of it, and which states were the two ends in after it?
+//!
+//! Draw it:      cargo lab00 run -- COMMAND
+//! Live board:   cargo lab00 watch 4444
+//! Vote:         cargo lab00 vote -- lab06 demo
+//! Experiments:  cargo lab00
+//!
+//! Compare with every other lab: this one is the instrument, they are what it looks at.
+//! Source: ours.
+//! Read: ptrace(2), packet(7), sock_diag(7), RFC 9293.
+
+mod experiments;
+mod run;
+mod vote;
+mod watch;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+use shared::{DemoArgs, SheetArgs};
+
+const LAB: &str = env!("CARGO_PKG_NAME");
+const EXAMPLES: &str = "\
+Examples:
+  lab00-scope                play all experiments
+  lab00-scope demo --pause   for the projector";
+
+#[derive(Parser)]
+#[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]
+#[command(args_conflicts_with_subcommands = true)] // an experiment's name plays it, as after demo
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    demo: DemoArgs,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Play the experiments (also without any argument)
+    Demo(DemoArgs),
+    /// Print the sheet of this lab
+    Sheet(SheetArgs),
+    /// Run commands and draw their calls, their segments and their states, step by step
+    Run(run::RunArgs),
+    /// Show the sockets of these ports live, in the state diagram
+    Watch(watch::WatchArgs),
+    /// Let the class vote on what a lab's demo asks
+    Vote(vote::VoteArgs),
+    /// Play what an experiment captures, and print it: for the demo
+    #[command(hide = true)]
+    Captured { experiment: String, outside: String },
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    shared::run(LAB, || dispatch(&cli))
+}
+
+fn dispatch(cli: &Cli) -> Result<ExitCode> {
+    match &cli.command {
+        None => shared::play(&experiments::LESSON, &cli.demo),
+        Some(Command::Demo(args)) => shared::play(&experiments::LESSON, args),
+        Some(Command::Sheet(args)) => shared::sheet(include_str!("../README.md"), args),
+        Some(Command::Run(args)) => run::run(args),
+        Some(Command::Watch(args)) => watch::run(args),
+        Some(Command::Vote(args)) => vote::run(args),
+        Some(Command::Captured { experiment, outside }) => {
+            experiments::captured(experiment, outside).map(|()| ExitCode::SUCCESS)
+        }
+    }
+}
