@@ -1,0 +1,189 @@
+//! Asks the kernel for its sockets, through sock_diag(7), with the ports chosen in the kernel: what is not wanted is
+//! never copied.
+
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use anyhow::{Context, Result, ensure};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+
+use super::sock::{Key, Protocol, Sock, parsed};
+
+/// Not in libc: include/uapi/linux/sock_diag.h and inet_diag.h.
+const SOCK_DIAG_BY_FAMILY: u16 = 20;
+const INET_DIAG_REQ_BYTECODE: u16 = 1;
+const INET_DIAG_BC_JMP: u8 = 1;
+const INET_DIAG_BC_S_EQ: u8 = 11;
+const INET_DIAG_BC_D_EQ: u8 = 12;
+/// struct nlmsghdr, and struct inet_diag_req_v2, in bytes.
+const NLMSG_HEADER: usize = 16;
+const INET_DIAG_REQ_V2: usize = 56;
+/// A bit for each state from 1 to 12. Bit 13, since Linux 6.8, would add sockets that are bound and nothing more.
+const STATES: u32 = 0x1ffe;
+/// The kernel answers in pieces of at most 32 KiB.
+const BUFFER: usize = 64 * 1024;
+const TABLES: [(&str, i32, Protocol); 4] = [
+    ("TCP over IPv4", libc::AF_INET, Protocol::Tcp),
+    ("TCP over IPv6", libc::AF_INET6, Protocol::Tcp),
+    ("UDP over IPv4", libc::AF_INET, Protocol::Udp),
+    ("UDP over IPv6", libc::AF_INET6, Protocol::Udp),
+];
+
+/// The kernel's tables of sockets, one look after the other.
+pub struct Diag {
+    netlink: OwnedFd,
+    /// What chooses the ports; empty for all of them.
+    bytecode: Vec<u8>,
+    buffer: Vec<u8>,
+    /// The tables that this kernel does not show: built without inet_diag or udp_diag, or without IPv6.
+    pub missing: Vec<&'static str>,
+}
+
+impl Diag {
+    /// # Errors
+    /// What socket(2) says of NETLINK_SOCK_DIAG.
+    pub fn open(ports: &[u16]) -> Result<Diag> {
+        let kind = SockFlag::SOCK_CLOEXEC;
+        let netlink = socket(AddressFamily::Netlink, SockType::Datagram, kind, SockProtocol::NetlinkSockDiag)
+            .context("socket NETLINK_SOCK_DIAG")?;
+        Ok(Diag { netlink, bytecode: bytecode(ports), buffer: vec![0; BUFFER], missing: Vec::new() })
+    }
+
+    /// One look at all tables. It takes a moment, and the kernel goes on meanwhile: the two ends of a connection may be
+    /// seen at two different times.
+    ///
+    /// # Errors
+    /// What the kernel says of the request.
+    pub fn look(&mut self) -> Result<Vec<(Key, Sock)>> {
+        let mut socks = Vec::new();
+        self.missing.clear();
+        for (name, family, protocol) in TABLES {
+            send(self.netlink.as_raw_fd(), &request(family, protocol, &self.bytecode), MsgFlags::empty())
+                .context("send NETLINK_SOCK_DIAG")?;
+            match self.answers(protocol, &mut socks) {
+                Ok(()) => {}
+                Err(error) if error.downcast_ref() == Some(&Errno::ENOENT) => self.missing.push(name),
+                Err(error) => return Err(error.context(format!("sock_diag, {name}"))),
+            }
+        }
+        Ok(socks)
+    }
+
+    /// Reads up to the message that ends the answer.
+    fn answers(&mut self, protocol: Protocol, socks: &mut Vec<(Key, Sock)>) -> Result<()> {
+        loop {
+            let bytes_read = match recv(self.netlink.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Err(Errno::EINTR) => continue,
+                read => read.context("recv NETLINK_SOCK_DIAG")?,
+            };
+            let mut rest = &self.buffer[..bytes_read];
+            while let Some((header, _)) = rest.split_first_chunk::<NLMSG_HEADER>() {
+                let length = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+                ensure!((NLMSG_HEADER..=rest.len()).contains(&length), "a message of {length} bytes");
+                let message = &rest[NLMSG_HEADER..length];
+                match i32::from(u16::from_ne_bytes([header[4], header[5]])) {
+                    libc::NLMSG_DONE | libc::NLMSG_ERROR => return told(message),
+                    _ => socks.extend(parsed(protocol, message)),
+                }
+                rest = &rest[length.next_multiple_of(4).min(rest.len())..];
+            }
+        }
+    }
+}
+
+/// The error number at the end of an answer: 0, or minus an errno.
+fn told(message: &[u8]) -> Result<()> {
+    match message.first_chunk().map_or(0, |number| i32::from_ne_bytes(*number)) {
+        0 => Ok(()),
+        number => Err(Errno::from_raw(number.saturating_neg()).into()),
+    }
+}
+
+/// struct nlmsghdr, struct inet_diag_req_v2, and the bytecode as an attribute.
+fn request(family: i32, protocol: Protocol, bytecode: &[u8]) -> Vec<u8> {
+    let attribute = if bytecode.is_empty() { 0 } else { 4 + bytecode.len() };
+    let length = (NLMSG_HEADER + INET_DIAG_REQ_V2 + attribute) as u32;
+    let protocol = if protocol == Protocol::Tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
+    let mut request = [
+        &length.to_ne_bytes()[..],
+        &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
+        &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
+        &[0; 8],                               // sequence number, port
+        &[family as u8, protocol as u8, 0, 0], // no extensions
+        &STATES.to_ne_bytes(),
+        &[0; 48], // struct inet_diag_sockid: any
+    ]
+    .concat();
+    if attribute > 0 {
+        request.extend((attribute as u16).to_ne_bytes());
+        request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+        request.extend(bytecode);
+    }
+    request
+}
+
+/// A program for the kernel: true for a socket with one of these ports at either end. Each struct inet_diag_bc_op says
+/// how far to go on, in bytes, if it holds and if not; a comparison has its port in the operation behind it. The end of
+/// the program takes the socket, four bytes further refuse it.
+fn bytecode(ports: &[u16]) -> Vec<u8> {
+    const OPERATION: u16 = 4; // bytes: code, yes, no
+    let comparisons = ports.iter().flat_map(|port| [(INET_DIAG_BC_S_EQ, *port), (INET_DIAG_BC_D_EQ, *port)]);
+    let mut left = 2 * ports.len() as u16;
+    let mut program = Vec::new();
+    let mut operation = |code: u8, yes: u16, no: u16| program.extend([&[code, yes as u8][..], &no.to_ne_bytes()].concat());
+    for (code, port) in comparisons {
+        left -= 1;
+        operation(code, 2 * OPERATION, 3 * OPERATION);
+        operation(0, 0, port);
+        if left > 0 {
+            // It held: behind the last comparison. A jump is always a "no".
+            operation(INET_DIAG_BC_JMP, OPERATION, left * 3 * OPERATION);
+        }
+    }
+    program
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream, UdpSocket};
+
+    use kernel::State;
+
+    use super::*;
+
+    #[test]
+    fn the_kernel_chooses_the_ports_of_either_end() {
+        let listeners = [(); 3].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+        let streams = listeners.each_ref().map(|listener| TcpStream::connect(listener.local_addr().unwrap()).unwrap());
+        let [first, second, other] = listeners.each_ref().map(|listener| listener.local_addr().unwrap().port());
+        for ports in [vec![first], vec![first, second], vec![9, first, 10, second, 11]] {
+            let socks = Diag::open(&ports).unwrap().look().unwrap();
+            let of = |port| {
+                let with = |sock: &Sock| sock.pair.local.port() == port || sock.pair.peer.port() == port;
+                socks.iter().filter(|(_, sock)| with(sock)).count()
+            };
+            assert_eq!((of(first), of(other)), (3, 0), "{ports:?}"); // a listener and both ends
+            assert_eq!(of(second), if ports.contains(&second) { 3 } else { 0 });
+        }
+        drop(streams);
+    }
+
+    #[test]
+    fn a_listener_a_connection_and_a_datagram_socket_are_read_with_ipv6_too() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = TcpListener::bind(address) else { continue }; // no IPv6 here
+            let local = listener.local_addr().unwrap();
+            let udp = UdpSocket::bind(local).unwrap();
+            let stream = TcpStream::connect(local).unwrap();
+            let socks = Diag::open(&[local.port()]).unwrap().look().unwrap();
+            let seen = |protocol, state, local| {
+                socks.iter().filter(|(_, sock)| (sock.protocol, sock.state, sock.pair.local) == (protocol, state, local)).count()
+            };
+            assert_eq!(seen(Protocol::Tcp, State::Listen, local), 1, "{socks:?}");
+            assert_eq!(seen(Protocol::Tcp, State::Established, local), 1);
+            assert_eq!(seen(Protocol::Tcp, State::Established, stream.local_addr().unwrap()), 1);
+            assert_eq!(seen(Protocol::Udp, State::Closed, udp.local_addr().unwrap()), 1);
+        }
+    }
+}
