@@ -100,7 +100,7 @@ fn heading(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: &
 
 /// The latest changes of a state, also those that the table shows no longer.
 fn latest(area: Rect, buffer: &mut Buffer, model: &Model, look: Look) {
-    put(buffer, area, 0, 0, "latest changes: local > peer, state", look.quiet());
+    put(buffer, area, 0, 0, "latest changes: local > peer, state", look.plain());
     for (row, change) in (1..area.height).zip(&model.latest) {
         let Some(sock) = change.after.as_ref().or(change.before.as_ref()) else { continue };
         let state = if change.after.is_some() { sock.state_name() } else { "gone".into() };

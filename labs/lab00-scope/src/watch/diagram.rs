@@ -82,7 +82,7 @@ impl Diagram {
     /// Draws it at the top left of `area`; what does not fit is cut off.
     pub fn draw(&self, area: Rect, buffer: &mut Buffer, model: &Model, look: Look) {
         for (row, line) in (0..).zip(self.art) {
-            put(buffer, area, 0, row, line, look.quiet());
+            put(buffer, area, 0, row, line, look.plain());
         }
         for (state, column, row) in self.places {
             let count = model.count(state);

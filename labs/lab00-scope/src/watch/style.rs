@@ -23,11 +23,6 @@ impl Look {
         Style::new()
     }
 
-    /// Lines and labels, behind what they connect.
-    pub fn quiet(self) -> Style {
-        self.with(Style::new().add_modifier(Modifier::DIM))
-    }
-
     pub fn strong(self) -> Style {
         self.with(Style::new().add_modifier(Modifier::BOLD))
     }
@@ -50,6 +45,6 @@ impl Look {
 pub fn put(buffer: &mut Buffer, area: Rect, column: u16, row: u16, text: &str, style: Style) {
     let area = area.intersection(buffer.area);
     if column < area.width && row < area.height {
-        buffer.set_stringn(area.x + column, area.y + row, text, usize::from(area.width - column), style);
+        buffer.set_stringn(area.x + column, area.y + row, text, usize::from(area.width - column), Style::reset().patch(style));
     }
 }

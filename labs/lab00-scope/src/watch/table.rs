@@ -62,7 +62,7 @@ pub fn draw(area: Rect, buffer: &mut Buffer, model: &Model, rows: &[&Entry], loo
     let columns = Columns::for_rows(area.width.into(), rows);
     let (recv, send) = (columns.queue("Recv-Q", ""), columns.queue("Send-Q", ""));
     let heading = columns.line(["", "State", "Local address", "Peer address", &recv, &send, "Timer", ""]);
-    put(buffer, area, 0, 0, heading.trim_end(), look.quiet());
+    put(buffer, area, 0, 0, heading.trim_end(), look.plain());
     for (row, entry) in (1..area.height).zip(rows) {
         let (text, style) = row_of(entry, model.now, &columns, look);
         put(buffer, area, 0, row, text.trim_end(), style);

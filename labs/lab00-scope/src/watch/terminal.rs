@@ -81,8 +81,14 @@ impl Board {
             }
         }
         write!(self.terminal.backend_mut(), "{}{}", screen::ToAlternateScreen, cursor::Hide)?;
-        self.terminal.clear()?;
-        Ok(())
+        self.draw_all_anew()
+    }
+
+    /// The window may show anything now. `Terminal::clear` would ask the terminal where its cursor is, and wait for the
+    /// answer among the keys.
+    fn draw_all_anew(&mut self) -> Result<()> {
+        let size = self.terminal.size()?;
+        Ok(self.terminal.resize(size.into())?)
     }
 
     /// Waits for keys or a signal, no longer than `limit`.
@@ -126,7 +132,7 @@ impl Board {
                 Ok(Input::Redraw)
             }
             Signal::SIGCONT | Signal::SIGWINCH => {
-                self.terminal.clear()?; // after kill -STOP, the shell has written on the screen
+                self.draw_all_anew()?; // after kill -STOP, the shell has written on the screen
                 Ok(Input::Redraw)
             }
             _ => Ok(Input::End),
