@@ -49,8 +49,8 @@ fn main() -> Result<()> {
     for sockets in [0, 2 * CONNECTIONS, 2 * CONNECTIONS * CHILDREN] {
         while children.len() * 2 * CONNECTIONS < sockets {
             let mut child = Role::spawn(Command::new(env::current_exe()?).arg("--hold"))?;
-            child.wait_for_within("holding port ", LIMIT)?;
-            port = child.line_with("")?.trim().to_string();
+            child.wait_for_within("holds port ", LIMIT)?;
+            port = child.wait_for("\n")?;
             children.push(child);
         }
         let board = middle(|| per_look(&[], true))?;
@@ -70,7 +70,7 @@ fn hold() -> Result<()> {
     for _ in 0..CONNECTIONS {
         ends.push((TcpStream::connect(addr).context("connect; see ulimit -n")?, listener.accept()?));
     }
-    Screen::new().line(format_args!("holding port \n{}", addr.port()));
+    Screen::new().line(format_args!("holds port {}", addr.port()));
     std::io::stdin().read_line(&mut String::new())?;
     Ok(())
 }

@@ -16,16 +16,18 @@ const INET_DIAG_REQ_BYTECODE: u16 = 1;
 const INET_DIAG_BC_JMP: u8 = 1;
 const INET_DIAG_BC_S_EQ: u8 = 11;
 const INET_DIAG_BC_D_EQ: u8 = 12;
-/// struct nlmsghdr, and struct inet_diag_req_v2, in bytes.
+/// The older request for TCP: it asks for both families at once. The kernel walks through its whole table for each
+/// request, so one walk instead of two is a quarter of the time of a look.
+const TCPDIAG_GETSOCK: u16 = 18;
+/// struct nlmsghdr, in bytes.
 const NLMSG_HEADER: usize = 16;
-const INET_DIAG_REQ_V2: usize = 56;
 /// A bit for each state from 1 to 12. Bit 13, since Linux 6.8, would add sockets that are bound and nothing more.
 const STATES: u32 = 0x1ffe;
 /// The kernel answers in pieces of at most 32 KiB.
 const BUFFER: usize = 64 * 1024;
-const TABLES: [(&str, i32, Protocol); 4] = [
-    ("TCP over IPv4", libc::AF_INET, Protocol::Tcp),
-    ("TCP over IPv6", libc::AF_INET6, Protocol::Tcp),
+/// What is asked for; TCP for both families.
+const TABLES: [(&str, i32, Protocol); 3] = [
+    ("TCP", libc::AF_UNSPEC, Protocol::Tcp),
     ("UDP over IPv4", libc::AF_INET, Protocol::Udp),
     ("UDP over IPv6", libc::AF_INET6, Protocol::Udp),
 ];
@@ -100,27 +102,30 @@ fn told(message: &[u8]) -> Result<()> {
     }
 }
 
-/// struct nlmsghdr, struct inet_diag_req_v2, and the bytecode as an attribute.
+/// struct nlmsghdr; struct inet_diag_req for TCP, inet_diag_req_v2 for UDP; and the bytecode as an attribute.
 fn request(family: i32, protocol: Protocol, bytecode: &[u8]) -> Vec<u8> {
-    let attribute = if bytecode.is_empty() { 0 } else { 4 + bytecode.len() };
-    let length = (NLMSG_HEADER + INET_DIAG_REQ_V2 + attribute) as u32;
-    let protocol = if protocol == Protocol::Tcp { libc::IPPROTO_TCP } else { libc::IPPROTO_UDP };
-    let mut request = [
-        &length.to_ne_bytes()[..],
-        &SOCK_DIAG_BY_FAMILY.to_ne_bytes(),
-        &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
-        &[0; 8],                               // sequence number, port
-        &[family as u8, protocol as u8, 0, 0], // no extensions
-        &STATES.to_ne_bytes(),
-        &[0; 48], // struct inet_diag_sockid: any
-    ]
-    .concat();
-    if attribute > 0 {
-        request.extend((attribute as u16).to_ne_bytes());
-        request.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
-        request.extend(bytecode);
+    let any = [0u8; 48]; // struct inet_diag_sockid
+    let (kind, mut body) = match protocol {
+        // Family, lengths of addresses, extensions: none; sockets, states, and a last member that nothing reads.
+        Protocol::Tcp => (TCPDIAG_GETSOCK, [&[0; 4][..], &any, &STATES.to_ne_bytes(), &[0; 4]].concat()),
+        Protocol::Udp => {
+            let first = [family as u8, libc::IPPROTO_UDP as u8, 0, 0]; // no extensions
+            (SOCK_DIAG_BY_FAMILY, [&first[..], &STATES.to_ne_bytes(), &any].concat())
+        }
+    };
+    if !bytecode.is_empty() {
+        body.extend((4 + bytecode.len() as u16).to_ne_bytes());
+        body.extend(INET_DIAG_REQ_BYTECODE.to_ne_bytes());
+        body.extend(bytecode);
     }
-    request
+    [
+        &((NLMSG_HEADER + body.len()) as u32).to_ne_bytes()[..],
+        &kind.to_ne_bytes(),
+        &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
+        &[0; 8], // sequence number, port
+        &body,
+    ]
+    .concat()
 }
 
 /// A program for the kernel: true for a socket with one of these ports at either end. Each struct inet_diag_bc_op says
