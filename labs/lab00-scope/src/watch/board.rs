@@ -64,7 +64,8 @@ pub fn draw(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: 
     put(buffer, area, 0, row, &format!(" UDP has no states: {bound} bound, {connected} connected"), look.plain());
     let text = if view.text.is_empty() { String::new() } else { format!(" with \"{}\"", view.text) };
     let from = view.top.min(total.saturating_sub(rows));
-    let part = format!("{} to {} of {total}, {}{text} ", from + shown.len().min(1), from + shown.len(), view.filter.name());
+    let part =
+        format!("{} to {} of {total}, {}{text} ", from + shown.len().min(1), from + shown.len(), view.filter.name());
     put(buffer, area, area.width.saturating_sub(part.len() as u16), row, &part, look.plain());
     let table = Rect { y: area.y + row + 1, height: rows as u16 + 1, ..area };
     table::draw(table, buffer, model, &shown, look);
@@ -93,7 +94,8 @@ fn heading(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: &
     let (tcp, udp) = model.totals();
     let left = format!(" {what}   TCP {tcp}   UDP {udp}   sorted by {}", view.sort.name());
     let at = format!("+{:.1}s", model.now.as_secs_f64());
-    let right = if view.frozen { format!(" FROZEN at {at} ") } else { format!(" {at}   every {} ms ", facts.interval_ms) };
+    let right =
+        if view.frozen { format!(" FROZEN at {at} ") } else { format!(" {at}   every {} ms ", facts.interval_ms) };
     put(buffer, area, 0, 0, &format!("{left:<width$}", width = usize::from(area.width)), look.changed());
     put(buffer, area, area.width.saturating_sub(right.len() as u16), 0, &right, look.changed());
 }

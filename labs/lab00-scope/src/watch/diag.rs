@@ -136,7 +136,8 @@ fn bytecode(ports: &[u16]) -> Vec<u8> {
     let comparisons = ports.iter().flat_map(|port| [(INET_DIAG_BC_S_EQ, *port), (INET_DIAG_BC_D_EQ, *port)]);
     let mut left = 2 * ports.len() as u16;
     let mut program = Vec::new();
-    let mut operation = |code: u8, yes: u16, no: u16| program.extend([&[code, yes as u8][..], &no.to_ne_bytes()].concat());
+    let mut operation =
+        |code: u8, yes: u16, no: u16| program.extend([&[code, yes as u8][..], &no.to_ne_bytes()].concat());
     for (code, port) in comparisons {
         left -= 1;
         operation(code, 2 * OPERATION, 3 * OPERATION);
@@ -183,7 +184,10 @@ mod tests {
             let stream = TcpStream::connect(local).unwrap();
             let socks = Diag::open(&[local.port()]).unwrap().look().unwrap();
             let seen = |protocol, state, local| {
-                socks.iter().filter(|(_, sock)| (sock.protocol, sock.state, sock.pair.local) == (protocol, state, local)).count()
+                socks
+                    .iter()
+                    .filter(|(_, sock)| (sock.protocol, sock.state, sock.pair.local) == (protocol, state, local))
+                    .count()
             };
             assert_eq!(seen(Protocol::Tcp, State::Listen, local), 1, "{socks:?}");
             assert_eq!(seen(Protocol::Tcp, State::Established, local), 1);

@@ -123,8 +123,11 @@ fn a_queue_never_covers_the_mark_of_a_state_and_addresses_can_be_used_again() {
 #[test]
 fn a_queue_is_a_bar_where_there_is_room_and_a_full_accept_queue_is_a_full_bar() {
     let mut model = Model::default();
-    let socks =
-        vec![tcp(4444, 0, State::Listen, 6, 5), tcp(4444, 50000, State::Established, 84_001, 1), tcp(1, 0, State::Listen, 1, 5)];
+    let socks = vec![
+        tcp(4444, 0, State::Listen, 6, 5),
+        tcp(4444, 50000, State::Established, 84_001, 1),
+        tcp(1, 0, State::Listen, 1, 5),
+    ];
     model.update(seconds(0), socks);
     let picture = shown(&model, &View::default(), 100, 30);
     for row in [

@@ -93,7 +93,8 @@ mod tests {
 
     #[test]
     fn keys_between_a_slash_and_enter_are_a_text() {
-        let view = pressed(&[Key::Char('/'), Key::Char('Q'), Key::Char('s'), Key::Backspace, Key::Char('\n'), Key::Char(' ')]);
+        let view =
+            pressed(&[Key::Char('/'), Key::Char('Q'), Key::Char('s'), Key::Backspace, Key::Char('\n'), Key::Char(' ')]);
         assert_eq!((view.text.as_str(), view.typing, view.frozen), ("q", false, true));
         assert_eq!(pressed(&[Key::Char('/'), Key::Char('q'), Key::Esc]), View::default());
     }

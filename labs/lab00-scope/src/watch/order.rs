@@ -104,10 +104,13 @@ pub fn chosen<'a>(
     };
     let mut chosen: Vec<&Entry> = entries.filter(|entry| filter.takes(&entry.sock) && has_text(&entry.sock)).collect();
     let order = |one: &&Entry, other: &&Entry| {
-        let place = |entry: &Entry| (entry.sock.protocol, entry.sock.stage(), entry.sock.pair.local, entry.sock.pair.peer);
-        one.sock.protocol.cmp(&other.sock.protocol).then_with(|| sort.compare(one, other)).then_with(|| {
-            place(one).cmp(&place(other)).then_with(|| one.key.cmp(&other.key))
-        })
+        let place =
+            |entry: &Entry| (entry.sock.protocol, entry.sock.stage(), entry.sock.pair.local, entry.sock.pair.peer);
+        one.sock
+            .protocol
+            .cmp(&other.sock.protocol)
+            .then_with(|| sort.compare(one, other))
+            .then_with(|| place(one).cmp(&place(other)).then_with(|| one.key.cmp(&other.key)))
     };
     let total = chosen.len();
     let top = top.min(total.saturating_sub(rows));

@@ -69,7 +69,8 @@ impl PartialEq for Key {
 /// One multiplication a word: the hash of the standard library would take longer than the kernel's answer.
 impl Hash for Key {
     fn hash<H: Hasher>(&self, hasher: &mut H) {
-        let mixed = self.0.iter().fold(0u64, |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+        let mixed =
+            self.0.iter().fold(0u64, |hash, word| (hash.rotate_left(23) ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15));
         hasher.write_u64(mixed ^ mixed >> 32);
     }
 }
@@ -149,6 +150,15 @@ impl Sock {
 
 /// The states in the order of a connection's life.
 pub const LIFE: [State; 11] = [
-    State::Listen, State::SynSent, State::SynReceived, State::Established, State::FinWait1, State::FinWait2,
-    State::Closing, State::TimeWait, State::CloseWait, State::LastAck, State::Closed,
+    State::Listen,
+    State::SynSent,
+    State::SynReceived,
+    State::Established,
+    State::FinWait1,
+    State::FinWait2,
+    State::Closing,
+    State::TimeWait,
+    State::CloseWait,
+    State::LastAck,
+    State::Closed,
 ];

@@ -45,6 +45,12 @@ impl Look {
 pub fn put(buffer: &mut Buffer, area: Rect, column: u16, row: u16, text: &str, style: Style) {
     let area = area.intersection(buffer.area);
     if column < area.width && row < area.height {
-        buffer.set_stringn(area.x + column, area.y + row, text, usize::from(area.width - column), Style::reset().patch(style));
+        buffer.set_stringn(
+            area.x + column,
+            area.y + row,
+            text,
+            usize::from(area.width - column),
+            Style::reset().patch(style),
+        );
     }
 }

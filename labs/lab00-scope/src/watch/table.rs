@@ -147,6 +147,7 @@ pub fn timer_text(sock: &Sock) -> String {
         10..600 => format!("{}s", timer.left.as_secs()),
         seconds => format!("{}m", seconds / 60),
     };
-    let tries = if timer.tries > 0 && timer.kind != TimerKind::End { format!(" x{}", timer.tries) } else { String::new() };
+    let tries =
+        if timer.tries > 0 && timer.kind != TimerKind::End { format!(" x{}", timer.tries) } else { String::new() };
     format!("{name} {left}{tries}")
 }
