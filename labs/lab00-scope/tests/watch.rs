@@ -362,9 +362,9 @@ fn keys_freeze_sort_filter_and_find() {
     for (keys, text) in [
         ("?", "Not seen here"),
         ("x", "[LISTEN           1]"),
-        ("s", "sorted by local port"),
-        ("ff", "0 to 0 of 0, opening and open"),
-        ("\x1b", "1 to 1 of 1, all"),
+        ("s", "1-1 of 1, all, by local port"),
+        ("ff", "0-0 of 0, opening and open, by local port"),
+        ("\x1b", "1-1 of 1, all, by "),
         ("/zz", "show rows with: zz_"),
         ("\n", "no socket is like that; Esc shows all"),
         (" ", "FROZEN at +"),
@@ -374,7 +374,7 @@ fn keys_freeze_sort_filter_and_find() {
     }
     let client = TcpStream::connect(addr).unwrap();
     board.press("\x1b");
-    board.wait_for("1 to 1 of 1, all");
+    board.wait_for("1-1 of 1, all, by ");
     assert!(!board.window().contains("ESTABLISHED   127"), "{}", board.window());
     board.press(" ");
     board.wait_for(&format!("+ESTABLISHED   {}", client.local_addr().unwrap()));

@@ -17,8 +17,9 @@ const ROWS_FOR_TALL: u16 = 29;
 /// From so many columns on, the latest changes stand beside the diagram.
 const COLUMNS_FOR_LATEST: u16 = WIDTH + LATEST + 2;
 const LATEST: u16 = 38;
-/// Heading, line of UDP, heading of the table, keys.
-const OTHER_ROWS: u16 = 4;
+/// Heading, heading of the table, keys; and from so many rows on, the line of UDP.
+const OTHER_ROWS: u16 = 3;
+const ROWS_FOR_UDP: u16 = 20;
 
 /// What the board says besides what the model knows.
 pub struct Facts {
@@ -39,8 +40,12 @@ pub fn draw(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: 
         }
         return;
     }
-    heading(area, buffer, model, view, facts, look);
     let last = area.height - 1;
+    let rows = rows_of_sockets(area);
+    let (shown, total) = chosen(model.entries(), (view.sort, view.filter, &view.text), view.top, rows);
+    let from = view.top.min(total.saturating_sub(rows)) + shown.len().min(1);
+    let part = format!("{from}-{} of {total}", from + shown.len() - shown.len().min(1));
+    heading(area, buffer, model, view, facts, &part, look);
     if view.help {
         for (row, line) in (2..last).zip(help(facts)) {
             put(buffer, area, 1, row, &line, look.plain());
@@ -57,17 +62,13 @@ pub fn draw(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: 
         latest(place, buffer, model, look);
     }
 
-    let rows = rows_of_sockets(area);
-    let (shown, total) = chosen(model.entries(), (view.sort, view.filter, &view.text), view.top, rows);
-    let row = 1 + diagram.rows();
-    let [bound, connected] = model.udp;
-    put(buffer, area, 0, row, &format!(" UDP has no states: {bound} bound, {connected} connected"), look.plain());
-    let text = if view.text.is_empty() { String::new() } else { format!(" with \"{}\"", view.text) };
-    let from = view.top.min(total.saturating_sub(rows));
-    let part =
-        format!("{} to {} of {total}, {}{text} ", from + shown.len().min(1), from + shown.len(), view.filter.name());
-    put(buffer, area, area.width.saturating_sub(part.len() as u16), row, &part, look.plain());
-    let table = Rect { y: area.y + row + 1, height: rows as u16 + 1, ..area };
+    let mut row = 1 + diagram.rows();
+    if area.height >= ROWS_FOR_UDP {
+        let [bound, connected] = model.udp;
+        put(buffer, area, 0, row, &format!(" UDP has no states: {bound} bound, {connected} connected"), look.plain());
+        row += 1;
+    }
+    let table = Rect { y: area.y + row, height: rows as u16 + 1, ..area };
     table::draw(table, buffer, model, &shown, look);
     if total == 0 {
         put(buffer, table, 1, 1, &nothing(view, facts), look.plain());
@@ -81,23 +82,31 @@ fn diagram_for(area: Rect) -> &'static Diagram {
 
 /// How many sockets a window of this size shows.
 pub fn rows_of_sockets(area: Rect) -> usize {
-    area.height.saturating_sub(diagram_for(area).rows() + OTHER_ROWS).into()
+    let udp = u16::from(area.height >= ROWS_FOR_UDP);
+    area.height.saturating_sub(diagram_for(area).rows() + OTHER_ROWS + udp).into()
 }
 
-fn heading(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: &Facts, look: Look) {
-    let ports: Vec<String> = facts.ports.iter().map(u16::to_string).collect();
-    let what = match ports.len() {
-        0 => "all ports".into(),
-        1 => format!("port {}", ports[0]),
-        _ => format!("ports {}", ports.join(" ")),
+/// What is watched, how many there are, which of them are shown; and the time, where there is room.
+fn heading(area: Rect, buffer: &mut Buffer, model: &Model, view: &View, facts: &Facts, part: &str, look: Look) {
+    let what = match facts.ports[..] {
+        [] => "all ports".into(),
+        [port] => format!("port {port}"),
+        [one, other] => format!("ports {one} {other}"),
+        _ => format!("{} ports", facts.ports.len()),
     };
     let (tcp, udp) = model.totals();
-    let left = format!(" {what}   TCP {tcp}   UDP {udp}   sorted by {}", view.sort.name());
+    let text = if view.text.is_empty() { String::new() } else { format!(" with {}", view.text) };
+    let (filter, sort, width) = (view.filter.name(), view.sort.name(), usize::from(area.width));
+    let left = format!(" {what}   TCP {tcp}   UDP {udp}   {part}, {filter}{text}, by {sort} ");
     let at = format!("+{:.1}s", model.now.as_secs_f64());
-    let right =
-        if view.frozen { format!(" FROZEN at {at} ") } else { format!(" {at}   every {} ms ", facts.interval_ms) };
-    put(buffer, area, 0, 0, &format!("{left:<width$}", width = usize::from(area.width)), look.changed());
-    put(buffer, area, area.width.saturating_sub(right.len() as u16), 0, &right, look.changed());
+    let right = match view.frozen {
+        true => format!(" FROZEN at {at} "),
+        false => format!("{at}   every {} ms ", facts.interval_ms),
+    };
+    put(buffer, area, 0, 0, &format!("{left:<width$}"), look.changed());
+    if view.frozen || left.len() + right.len() <= width {
+        put(buffer, area, area.width.saturating_sub(right.len() as u16), 0, &right, look.changed());
+    }
 }
 
 /// The latest changes of a state, also those that the table shows no longer.

@@ -6,6 +6,7 @@ use std::io::{BufWriter, IsTerminal, Read, Write, stdin, stdout};
 use std::os::fd::AsFd;
 use std::panic;
 use std::sync::{Mutex, PoisonError};
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -144,7 +145,9 @@ impl Drop for Board {
     fn drop(&mut self) {
         let _ = self.terminal.backend_mut().flush(); // EIO: the terminal is gone
         give_back();
-        let _ = panic::take_hook();
+        if !thread::panicking() {
+            let _ = panic::take_hook(); // while one panics, the hook cannot be changed
+        }
     }
 }
 
