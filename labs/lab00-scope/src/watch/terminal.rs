@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{BufWriter, IsTerminal, Read, Write, stdin, stdout};
 use std::os::fd::AsFd;
 use std::panic;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub struct Board {
 
 /// The settings of the terminal before; for the panic hook too.
 static BEFORE: Mutex<Option<Termios>> = Mutex::new(None);
+static TAKEN: AtomicBool = AtomicBool::new(false);
 
 fn our_signals() -> SigSet {
     use Signal::*;
@@ -81,6 +83,7 @@ impl Board {
                 anyhow::ensure!(error == Errno::EINTR, "tcsetattr: {error}");
             }
         }
+        TAKEN.store(true, Ordering::Relaxed);
         write!(self.terminal.backend_mut(), "{}{}", screen::ToAlternateScreen, cursor::Hide)?;
         self.draw_all_anew()
     }
@@ -153,6 +156,9 @@ impl Drop for Board {
 
 /// The terminal as it was; does nothing the second time.
 fn give_back() {
+    if !TAKEN.swap(false, Ordering::Relaxed) {
+        return; // a second time, the cursor would go back to where it was before a panic was told
+    }
     let mut out = stdout();
     let _ = write!(out, "{}{}{}", style::Reset, cursor::Show, screen::ToMainScreen).and_then(|()| out.flush());
     if let Some(before) = BEFORE.lock().unwrap_or_else(PoisonError::into_inner).take() {
