@@ -161,7 +161,9 @@ if [[ $scope == yes ]]; then
         first=$((room - others * (programs_wanted - 1)))
         line=$(sed "1s/^/$first^/; 2,\$s/^/$others^/" <<<"$line")
     fi
-    line="${line//$'\n'/|}|${scope_rows}_lab00-scope watch $port"
+    next=$((port % 65535 + 1)) ports=$port
+    if [[ $line == *"$next"* ]]; then ports+=" $next"; fi
+    line="${line//$'\n'/|}|${scope_rows}_lab00-scope watch $ports"
     width_needed=102 right=52
 fi
 IFS='|' read -ra panes_wanted <<<"$line"
@@ -463,7 +465,7 @@ done
 for at in "${!watchers[@]}"; do
     case ${watchers[at]} in
     *--below*) title='its sockets' ;;
-    lab00-scope*) title="port $port, live" ;;
+    lab00-scope*) title="live board of port ${watchers[at]#*watch }" ;;
     *' run B '*) title="host B: sockets of port $port" ;;
     *states.sh*) title="sockets of port $port" ;;
     *'ps -L'*) title='their threads, by ps -L' ;;

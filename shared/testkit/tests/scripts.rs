@@ -317,18 +317,13 @@ fn classroom_with_scope_gives_the_lower_half_to_the_live_board() {
     }
     let classroom = Classroom::new();
     let bin = built();
-    for (number, wanted) in [
-        ("03", "UDP 2   1-2 of 2"),
-        ("07", "[ESTABLISHED      6]"),
-        ("10", "[TIME-WAIT        1]"),
-        ("17", "[TIME-WAIT "),
-    ] {
+    let rooms = [("03", "UDP 2"), ("07", "[ESTABLISHED      6]"), ("10", " ends in "), ("17", " ends in ")];
+    for (number, wanted) in rooms {
         let port = free_port(5920).to_string();
         let scope = [number, "--scope", "--detach", "--port", &port, "--bin", bin.to_str().unwrap()];
         let set_out = classroom.script(&scope);
         assert_eq!(set_out.code(), 0, "{number}: {set_out:?}");
         classroom.wait_for(wanted);
-        classroom.wait_for(&format!(" port {port}   TCP "));
         classroom.assert_nothing_is_wrapped(number);
         assert_eq!(classroom.script(&[number, "--end"]).code(), 0, "{number}");
     }
