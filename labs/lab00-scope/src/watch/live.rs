@@ -1,10 +1,10 @@
 //! The loop of the board: a look, a drawing, and a wait for keys.
 
-use std::io::ErrorKind;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use nix::errno::Errno;
 use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeValLike;
 
@@ -42,9 +42,11 @@ pub fn show(args: &WatchArgs) -> Result<ExitCode> {
             let area = frame.area();
             board::draw(area, frame.buffer_mut(), &model, &view, &facts, look);
         });
-        match drawn {
-            Err(error) if error.kind() == ErrorKind::BrokenPipe || error.raw_os_error() == Some(5) => break, // EIO
-            drawn => drop(drawn?),
+        if let Err(error) = drawn {
+            if error.raw_os_error() == Some(Errno::EIO as i32) {
+                break; // the terminal is gone
+            }
+            return Err(error.into());
         }
         if looks {
             let cost = processor_time().saturating_sub(before);
