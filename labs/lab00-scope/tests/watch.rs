@@ -255,7 +255,8 @@ impl Board {
         let mut parts = self.written.split("\x1b[");
         parts.next();
         for part in parts {
-            let end = part.find(|letter: char| letter.is_ascii_alphabetic()).unwrap();
+            // The last sequence may not be whole yet.
+            let Some(end) = part.find(|letter: char| letter.is_ascii_alphabetic()) else { break };
             let mut numbers = part[..end].split(';').map(|number| number.parse::<usize>().unwrap_or(1));
             match &part[end..=end] {
                 "H" => (row, column) = (numbers.next().unwrap() - 1, numbers.next().unwrap_or(1) - 1),
