@@ -1,4 +1,7 @@
 //! The state diagram of TCP, RFC 9293 figure 5, with the number of sockets in each state. Pure drawing.
+//!
+//! Left out: from LISTEN to SYN-SENT by a send, which Linux does not do; from SYN-RECEIVED to FIN-WAIT-1 by a close; FIN
+//! and ACK in one segment, which Linux takes one after the other; resets, which end any state.
 
 use kernel::State::{self, *};
 use ratatui::buffer::Buffer;
