@@ -12,6 +12,7 @@ use std::{
     process::{Child, Command, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
@@ -23,16 +24,28 @@ use nix::{
     },
     unistd::Pid,
 };
+use shared::SplitMix64;
 use testkit::{
     RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, failed, have, interrupt, run, skip_without, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab00-scope");
 
+/// A listener whose port no other socket has, not even as the peer's port or in TIME-WAIT: below the usual ephemeral
+/// ports, which the clients of other tests get.
 fn listening() -> (TcpListener, SocketAddr) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = listener.local_addr().unwrap();
-    (listener, addr)
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut random = SplitMix64::new(clock.as_nanos() as u64);
+    for _ in 0..100 {
+        let port = 10_000 + (random.draw() % 20_000) as u16;
+        let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) else { continue };
+        let look = run(&mut watch(&["--plain", "--looks", "1", &port.to_string()]));
+        if look.stdout.lines().count() == 1 {
+            let addr = listener.local_addr().unwrap();
+            return (listener, addr);
+        }
+    }
+    panic!("no port is free");
 }
 
 fn watch(args: &[&str]) -> Command {
