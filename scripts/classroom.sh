@@ -5,6 +5,8 @@
 #           scripts/classroom.sh LAB --step       types each command, and leaves
 #                                                 Enter to you
 #           scripts/classroom.sh LAB --demo       the demo, and its own sockets
+#           scripts/classroom.sh LAB --scope      the lower half is the board of
+#                                                 lab00-scope watch
 #           scripts/classroom.sh LAB --two-hosts  on two hosts, with a cable
 #           scripts/classroom.sh LAB --detach     set out, but stay here
 #           scripts/classroom.sh LAB --end        end it, and what runs in it
@@ -14,7 +16,7 @@
 # from DIR and builds nothing. Running it again starts afresh.
 #
 # Needs:    tmux (package tmux), cargo unless --bin is given, and a terminal of
-#           at least 100x30. No root. It has a tmux server of its own (tmux -L
+#           at least 100x30 (--scope: 102x30). No root. It has a tmux server of its own (tmux -L
 #           labkit, without ~/.tmux.conf): your own tmux is left alone. Called
 #           inside it, your terminal changes over to the classroom and comes
 #           back when you leave.
@@ -28,6 +30,8 @@
 #   end it.
 #   --demo: the sockets are those of the demo that runs on the left. They follow
 #   its ports: a new experiment has new ones.
+#   --scope: the state diagram with the number of sockets in each state, and the
+#   sockets below it; ? in that pane explains it.
 #   --two-hosts: the first program runs on host A, the others on host B, and the
 #   sockets are those of B. In the pane on top type unplug, plug or status; see
 #   scripts/two-hosts.sh.
@@ -79,7 +83,12 @@ lab27-pubsub|tcp 7270|5^broker PORT|7^subscribe letters --session ann --broker P
 width_needed=100 height_needed=30 # columns and lines
 right=47 # columns, where a lab says nothing else
 
-name='' port='' bin='' todo=attach step=no demo=no two_hosts=no
+# --scope: the rows of the board, seven of them sockets. Above it the programs
+# stand side by side, 49 and 52 columns wide, where their lines are short enough.
+scope_rows=17
+side_by_side=' 02 03 07 08 09 10 11 12 14 23 '
+
+name='' port='' bin='' todo=attach step=no demo=no scope=no two_hosts=no
 while (($#)); do
     case $1 in
     -h | --help) help ;;
@@ -87,6 +96,7 @@ while (($#)); do
     --end) todo=end ;;
     --step) step=yes ;;
     --demo) demo=yes ;;
+    --scope) scope=yes ;;
     --two-hosts) two_hosts=yes ;;
     --port)
         is_port "${2-}" || usage "--port ${2-}: a port is 1 to 65535"
@@ -106,6 +116,9 @@ while (($#)); do
     shift
 done
 [[ -n $name ]] || usage 'which lab?'
+if [[ $scope == yes && $demo$two_hosts != nono ]]; then
+    usage '--scope is for the programs of a lab, not for --demo or --two-hosts'
+fi
 
 # The lab's line -> `lab`, `number`, `protocol`, `port`, `panes_wanted`
 find_lab "$name"
@@ -141,8 +154,25 @@ else
     line=${line//PORT/"$port"}
     line=${line//NEXT/"$((port % 65535 + 1))"}
 fi
+if [[ $scope == yes ]]; then
+    [[ -n $port ]] || fail "$lab has no port to look at" "$0 $number"
+    line=$(tr '|' '\n' <<<"$line" | grep -v '^[0-9]*[>_]' | sed 's/^[0-9]*^//')
+    if [[ $side_by_side != *" $number "* ]]; then
+        programs_wanted=$(wc -l <<<"$line")
+        room=$((height_needed - 1 - scope_rows - 1 - programs_wanted))
+        others=$((room / programs_wanted))
+        first=$((room - others * (programs_wanted - 1)))
+        line=$(sed "1s/^/$first^/; 2,\$s/^/$others^/" <<<"$line")
+    fi
+    next=$((port % 65535 + 1)) ports=$port
+    if [[ $line == *"$next"* ]]; then ports+=" $next"; fi
+    line="${line//$'\n'/|}|${scope_rows}_lab00-scope watch $ports"
+    width_needed=102 right=52
+fi
 IFS='|' read -ra panes_wanted <<<"$line"
 
+scope_program=''
+if [[ $scope == yes ]]; then scope_program=lab00-scope; fi
 have tmux || fail 'tmux is not installed' 'sudo apt install tmux'
 if [[ $line == *'>watch '* ]]; then
     have watch || fail 'watch is not installed' 'sudo apt install procps'
@@ -243,12 +273,15 @@ fi
 
 if [[ -z $bin ]]; then
     have cargo || fail 'cargo is not installed' 'scripts/check.sh'
-    build="cargo build -q -p $lab"
+    build="cargo build -q -p $lab${scope_program:+ -p $scope_program}"
     say "+ $build"
     (cd -- "$kit_root" && eval "$build") || fail "$lab does not build"
     find_bin
 fi
-[[ -x $bin/$lab ]] || fail "there is no $bin/$lab" "cargo build -p $lab"
+for wanted in "$lab" $scope_program; do
+    [[ -x $bin/$wanted ]] ||
+        fail "there is no $bin/$wanted" "cargo build -p $wanted"
+done
 
 end_session || true
 
@@ -382,7 +415,8 @@ for ((at = 0; at < ${#window_options[@]}; at += 2)); do
 done
 
 # The rows from top to bottom -> `row_panes`; then the row in the middle, if
-# there is one, is cut into the programs on the left and the watcher.
+# there is one, is cut into the programs on the left and the watcher; with the
+# board below, into the first program and the others.
 row_panes=("$pane")
 for ((at = 1; at < ${#heights[@]}; at++)); do
     room=$((${#heights[@]} - at - 1))
@@ -395,11 +429,18 @@ programs=("${tops[@]}" "${left_ones[@]}")
 watchers=() watcher_panes=()
 if ((${#left_ones[@]} > 0)); then
     middle=${row_panes[${#tops[@]}]}
-    split -h -l "$right" -t "$middle"
-    watchers+=("$right_one") watcher_panes+=("$pane")
     program_panes+=("$middle")
-    pane=$middle room=${heights[${#tops[@]}]}
-    for ((rest = ${#left_ones[@]} - 1; rest > 0; rest--)); do
+    pane=$middle room=${heights[${#tops[@]}]} rest=$((${#left_ones[@]} - 1))
+    if [[ $scope == no ]]; then
+        split -h -l "$right" -t "$middle"
+        watchers+=("$right_one") watcher_panes+=("$pane")
+        pane=$middle
+    elif ((rest > 0)); then
+        split -h -l "$right" -t "$middle"
+        program_panes+=("$pane")
+        rest=$((rest - 1))
+    fi
+    for (( ; rest > 0; rest--)); do
         room=$((room - 1 - (room - rest) / (rest + 1)))
         split -v -l $room -t "$pane"
         program_panes+=("$pane")
@@ -427,6 +468,7 @@ done
 for at in "${!watchers[@]}"; do
     case ${watchers[at]} in
     *--below*) title='its sockets' ;;
+    lab00-scope*) title="live board of port ${watchers[at]#*watch }" ;;
     *' run B '*) title="host B: sockets of port $port" ;;
     *states.sh*) title="sockets of port $port" ;;
     *'ps -L'*) title='their threads, by ps -L' ;;
@@ -470,7 +512,7 @@ for at in "${!watchers[@]}"; do
     watcher=${watchers[at]//PANES/"${shells#,}"}
     case $watcher in
     *groups.sh*) watcher="while clear; do $watcher; sleep 1; done" ;;
-    scripts/* | "$hosts "* | 'watch '*) ;;
+    scripts/* | "$hosts "* | 'watch '* | lab00-scope*) ;;
     *) watcher="$program $watcher" ;;
     esac
     type_in "${watcher_panes[at]}" "$watcher"

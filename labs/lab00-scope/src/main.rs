@@ -24,7 +24,12 @@ const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
   lab00-scope                play all experiments
-  lab00-scope demo --pause   for the projector";
+  lab00-scope demo --pause   for the projector
+  lab00-scope watch          all sockets of this machine, live, in the state diagram
+  lab00-scope watch 4444     those of port 4444; ? explains the board
+  lab00-scope watch 4444 --plain | tee log   each change as a line
+  nsenter --user --net --preserve-credentials --target PID lab00-scope watch
+                             the sockets of the private network of process PID";
 
 #[derive(Parser)]
 #[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]

@@ -317,6 +317,29 @@ fn classroom_shows_the_sockets_of_the_demo_beside_it_and_of_the_next_experiment(
 }
 
 #[test]
+fn classroom_with_scope_gives_the_lower_half_to_the_live_board() {
+    if skip_without(!have("tmux"), "tmux", "apt-get install tmux") {
+        return;
+    }
+    let classroom = Classroom::new();
+    let bin = built();
+    let rooms = [("03", "UDP 2"), ("07", "[ESTABLISHED      6]"), ("10", " ends in "), ("17", " ends in ")];
+    for (number, wanted) in rooms {
+        let port = free_port(5920).to_string();
+        let scope = [number, "--scope", "--detach", "--port", &port, "--bin", bin.to_str().unwrap()];
+        let set_out = classroom.script(&scope);
+        assert_eq!(set_out.code(), 0, "{number}: {set_out:?}");
+        classroom.wait_for(wanted);
+        classroom.assert_nothing_is_wrapped(number);
+        assert_eq!(classroom.script(&[number, "--end"]).code(), 0, "{number}");
+    }
+    for (wrong, code) in [(&["01", "--scope"][..], 1), (&["09", "--scope", "--demo"], 2)] {
+        let refused = classroom.script(wrong);
+        assert!(refused.code() == code && !refused.stderr.is_empty(), "{refused:?}");
+    }
+}
+
+#[test]
 fn classroom_with_step_types_the_commands_and_starts_nothing() {
     if skip_without(!have("tmux"), "tmux", "apt-get install tmux") {
         return;
