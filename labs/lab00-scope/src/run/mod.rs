@@ -1,7 +1,16 @@
 //! Filled in by its branch.
 #![allow(dead_code)] // for the moment: its tracer follows
 
+#[cfg(test)]
+mod drawn;
+mod flows;
+mod fold;
+pub mod json;
+pub mod ladder;
 pub mod model;
+pub mod pcap;
+pub mod svg;
+pub mod text;
 
 use std::process::ExitCode;
 
