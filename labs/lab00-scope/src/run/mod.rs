@@ -1,17 +1,90 @@
-//! Filled in by its branch.
-#![allow(dead_code)] // for the moment: its tracer follows
+//! `run`: the commands are stopped at the end of each socket call, and what the call has done is shown.
 
+mod calls;
+mod commands;
+mod end;
+mod engine;
 pub mod model;
+mod network;
+mod plain;
+mod registers;
+mod segments;
+mod signals;
+mod softirq;
+mod states;
+mod threads;
+mod tracer;
+mod wire;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
+use nix::sys::prctl::set_child_subreaper;
+
+use engine::Engine;
+use model::Sink;
+use network::Network;
+use signals::Signals;
+use states::States;
+use wire::Wire;
 
 /// The options of `run`.
 #[derive(clap::Args)]
-pub struct RunArgs {}
+pub struct RunArgs {
+    /// Wait so many milliseconds after each step
+    #[arg(long, value_name = "MS", default_value_t = 0)]
+    slow: u64,
+    /// Show only these calls, separated by commas: connect,accept (accept is also accept4)
+    #[arg(long, value_name = "CALLS", value_delimiter = ',')]
+    only: Vec<String>,
+    /// Start each further command when the one before has printed this
+    #[arg(long, value_name = "TEXT")]
+    after: Option<String>,
+    /// Which command gets standard input: 1 is the first [default: the last]
+    #[arg(long, value_name = "N")]
+    stdin: Option<usize>,
+    /// The commands: COMMAND [ARGS] [--and [--after TEXT] COMMAND [ARGS]]...
+    #[arg(last = true, value_name = "COMMAND")]
+    commands: Vec<String>,
+    /// Become the command, once a tracer is there
+    #[arg(long, hide = true)]
+    stub: bool,
+    /// Find out whether a private network can be had
+    #[arg(long, hide = true)]
+    probe: bool,
+}
 
-/// Plays the part.
-pub fn run(_args: &RunArgs) -> Result<ExitCode> {
-    Ok(ExitCode::SUCCESS)
+/// Runs the commands and shows what they do.
+///
+/// # Errors
+/// Tracing is forbidden, a process cannot be started, the kernel's table cannot be read.
+pub fn run(args: &RunArgs) -> Result<ExitCode> {
+    if args.probe {
+        return network::enter_private().map(|()| ExitCode::SUCCESS);
+    }
+    if args.stub {
+        return commands::stub(&args.commands);
+    }
+    let mut commands = commands::split(&args.commands, args.after.as_deref())?;
+    let typed_at = args.stdin.unwrap_or(commands.len());
+    ensure!((1..=commands.len()).contains(&typed_at), "--stdin {typed_at}: there are {} commands", commands.len());
+    commands[typed_at - 1].typed_at = true;
+
+    let signals = Signals::new()?;
+    set_child_subreaper(true)?; // a daemon comes back to us
+    let network = network::enter()?;
+    let wire = if matches!(network, Network::Unseen) { None } else { Some(Wire::start()?) };
+    let states = States::new(!matches!(network, Network::Private));
+    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(plain::Plain::new())];
+    let mut engine = Engine::new(commands, wire, states, signals, sinks);
+    engine.slow = Duration::from_millis(args.slow);
+    let only = args.only.clone();
+    engine.shows = Box::new(move |name| {
+        let shown = |only: &String| only == name || only == name.trim_end_matches('4');
+        only.is_empty() || only.iter().any(shown)
+    });
+    engine.note(None, network.name())?;
+    let status = end::play(&mut engine)?;
+    Ok(ExitCode::from(status))
 }
