@@ -233,6 +233,7 @@ impl<'a> Engine<'a> {
     }
 
     fn show(&mut self, call: Call, segments: Vec<Segment>, changes: Vec<StateChange>) -> Result<()> {
+        self.told(call.process as i32)?;
         if (self.shows)(call.name) {
             self.emit(What::Call(call))?;
         }
@@ -303,9 +304,10 @@ impl<'a> Engine<'a> {
     pub fn print_outputs(&mut self, all: bool) -> Result<()> {
         for at in 0..self.commands.len() {
             let lines = self.commands[at].lines(all);
-            let process = self.commands[at].process.unwrap_or(0) as u32;
+            let process = self.commands[at].process.unwrap_or(0);
             for (error, line) in lines {
-                self.emit(What::Output { process, error, line })?;
+                self.told(process)?;
+                self.emit(What::Output { process: process as u32, error, line })?;
             }
         }
         Ok(())
@@ -314,29 +316,46 @@ impl<'a> Engine<'a> {
     fn tell_reports(&mut self) -> Result<()> {
         for report in std::mem::take(&mut self.tracer.reports) {
             match report {
-                Report::Started(process) => {
+                Report::Began(process) => {
                     let Some(known) = self.tracer.processes.get(&process) else { continue };
-                    let (program, parent) = (known.program.clone(), known.parent.map(|parent| parent as u32));
                     self.commands[known.command].began = true;
-                    self.emit(What::Started { process: process as u32, parent, program })?;
+                    if known.told {
+                        self.tell_start(process)?; // another program now
+                    }
                 }
-                Report::Ended { process, command, began, how, status } => {
-                    if self.commands[command].process == Some(process) {
-                        self.commands[command].status = Some(status);
-                        self.commands[command].ready = true;
+                Report::Ended { process, of, how, status } => {
+                    if self.commands[of.command].process == Some(process) {
+                        self.commands[of.command].status = Some(status);
+                        self.commands[of.command].ready = true;
                     }
                     self.print_outputs(false)?;
-                    if began {
+                    if of.told {
                         self.emit(What::Ended { process: process as u32, how })?;
                     }
                     let segments = self.take_segments(Cause::End(process as u32))?;
                     let changes = self.states.changes(None)?;
                     self.show_wire(segments, changes)?;
                 }
-                Report::Note(process, text) => self.note(Some(process), text)?,
+                Report::Note(process, text) => {
+                    self.told(process)?;
+                    self.note(Some(process), text)?;
+                }
             }
         }
         Ok(())
+    }
+
+    /// Tells of a process once it has something to show: a shell that looks for a program has not.
+    fn told(&mut self, process: i32) -> Result<()> {
+        let known = self.tracer.processes.get(&process);
+        if known.is_some_and(|known| !known.told && known.began) { self.tell_start(process) } else { Ok(()) }
+    }
+
+    fn tell_start(&mut self, process: i32) -> Result<()> {
+        let Some(known) = self.tracer.processes.get_mut(&process) else { return Ok(()) };
+        known.told = true;
+        let (program, parent) = (known.program.clone(), known.parent.map(|parent| parent as u32));
+        self.emit(What::Started { process: process as u32, parent, program })
     }
 
     fn command_of(&mut self, process: i32) -> Option<&mut Command> {

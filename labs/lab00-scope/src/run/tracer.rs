@@ -40,14 +40,16 @@ pub struct Process {
     pub command: usize,
     /// It has become the program of the command line, or is a child of one.
     pub began: bool,
+    /// It was shown.
+    pub told: bool,
 }
 
 /// What the reports mean for the picture.
 pub enum Report {
-    /// A process is there, or runs another program now.
-    Started(i32),
-    /// A process is gone: its exit status, or the signal.
-    Ended { process: i32, command: usize, began: bool, how: String, status: i32 },
+    /// A process runs another program now.
+    Began(i32),
+    /// A process is gone: what it was, how it ended, its exit status or 128 and the signal.
+    Ended { process: i32, of: Process, how: String, status: i32 },
     /// Something to say of a process.
     Note(i32, String),
 }
@@ -90,7 +92,7 @@ impl Tracer {
         let allowed = "ptrace is not allowed here; see sysctl kernel.yama.ptrace_scope, and the container's rules";
         ptrace::seize(pid, options()).context(allowed)?;
         self.threads.insert(process, Thread::new(process, process));
-        let waiting = Process { program: String::new(), parent: None, command, began: false };
+        let waiting = Process { program: String::new(), parent: None, command, began: false, told: false };
         self.processes.insert(process, waiting);
         Ok(())
     }
@@ -151,8 +153,7 @@ impl Tracer {
             let of = self.processes.get(&parent);
             let (command, program) = of.map_or((0, String::new()), |of| (of.command, of.program.clone()));
             let parent = of.is_some().then_some(parent);
-            self.processes.insert(process, Process { program, parent, command, began: true });
-            self.reports.push(Report::Started(process));
+            self.processes.insert(process, Process { program, parent, command, began: true, told: false });
         }
     }
 
@@ -252,7 +253,7 @@ impl Tracer {
         if let Some(process) = self.processes.get_mut(&id) {
             process.program = program(id);
             process.began = true;
-            self.reports.push(Report::Started(id));
+            self.reports.push(Report::Began(id));
         }
         self.go_on(id, None);
     }
@@ -274,9 +275,9 @@ impl Tracer {
         self.stands_still_no_more(id);
         self.threads.remove(&id);
         // The number of a process is that of its first thread, whose end is told when all others are gone.
-        if let Some(Process { command, began, .. }) = self.processes.remove(&id) {
+        if let Some(of) = self.processes.remove(&id) {
             self.threads.retain(|_, thread| thread.process != id);
-            self.reports.push(Report::Ended { process: id, command, began, how, status });
+            self.reports.push(Report::Ended { process: id, of, how, status });
         }
     }
 
