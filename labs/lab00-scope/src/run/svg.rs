@@ -63,6 +63,12 @@ impl Sink for Svg {
         Ok(())
     }
 
+    fn step(&mut self) -> Result<()> {
+        let rows = self.ladder.step();
+        rows.iter().for_each(|row| self.page.draw(row));
+        Ok(())
+    }
+
     fn end(&mut self) -> Result<()> {
         for row in self.ladder.end() {
             self.page.draw(&row);

@@ -48,6 +48,12 @@ impl Sink for Text {
         Ok(())
     }
 
+    fn step(&mut self) -> Result<()> {
+        let rows = self.ladder.step();
+        self.draw(&rows);
+        Ok(())
+    }
+
     fn end(&mut self) -> Result<()> {
         let rows = self.ladder.end();
         self.draw(&rows);
