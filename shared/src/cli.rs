@@ -80,7 +80,7 @@ pub(crate) fn draw(lab: &str, args: &DemoArgs) -> Result<ExitCode> {
         return Ok(usage(lab, &format!("--wire is drawn by lab00-scope; {how}")));
     }
     let mut scope = Command::new(scope);
-    scope.args(["run", "--inet", "--"]).arg(own).args(["demo", "--seed", &args.seed.to_string()]).args(&args.names);
+    scope.args(["run", "--brief", "--"]).arg(own).args(["demo", "--seed", &args.seed.to_string()]).args(&args.names);
     Err(scope.exec()).at("execve", SCOPE)?
 }
 

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use super::flows::{Flows, Place, Side};
-use super::fold::{Fold, Kind};
+use super::fold::{Counted, Fold, Kind};
 use super::model::{Call, Cause, Event, Mark, Phase, Protocol, Segment, StateChange, What};
 use super::text::plain;
 
@@ -17,6 +17,8 @@ const REPEATED: &[&str] = &[
     "sendmmsg", "sendfile", "splice", "poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait",
     "epoll_pwait2", "ioctl", "getsockname", "getpeername", "getsockopt",
 ];
+/// Calls that only ask.
+const QUESTIONS: &[&str] = &["getsockname", "getpeername", "getsockopt", "fcntl", "ioctl"];
 /// Of these the result is a number of bytes.
 const MOVES_BYTES: &[&str] = &[
     "read", "readv", "recv", "recvfrom", "recvmsg", "write", "writev", "send", "sendto", "sendmsg", "sendfile",
@@ -26,8 +28,8 @@ const MOVES_BYTES: &[&str] = &[
 /// What is shown.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Shown {
-    /// Of all calls only those on sockets of IP.
-    pub inet: bool,
+    /// Of all calls only those that act on IP sockets.
+    pub brief: bool,
     /// A long transfer to its end; otherwise its first rounds are drawn, and the rest is counted.
     pub all: bool,
     /// How long each step is held, which is no pause of the program.
@@ -176,6 +178,7 @@ impl Ladder {
         self.settle_call(rows);
         if let Some((flow, ends, at)) = self.states.take() {
             self.fold.forget(Some(flow));
+            self.tell_counted(rows);
             self.turn_to(rows, flow);
             self.push(rows, Shape::States { ends }, at);
         }
@@ -190,7 +193,10 @@ impl Ladder {
 
     fn called(&mut self, rows: &mut Vec<Row>, call: &Call, at: Duration) {
         let protocol = call.socket.as_ref().map_or("", |socket| socket.protocol);
-        if self.shown.inet && !matches!(protocol, "TCP" | "UDP" | "RAW") {
+        let time_limit = call.name == "setsockopt" && call.short.contains("TIMEO");
+        let acts = !QUESTIONS.contains(&call.name) && !time_limit;
+        if self.shown.brief && !(acts && matches!(protocol, "TCP" | "UDP" | "RAW")) {
+            self.flows.of_call(call); // whose socket it is
             return;
         }
         let place = if call.phase == Phase::Returned { self.waiting.remove(&call.number).flatten() } else { None };
@@ -207,6 +213,12 @@ impl Ladder {
         if waits {
             self.waiting.insert(call.number, place);
         }
+        let text = format!("{}{}", call.short, if waits { "  ... waits" } else { "" });
+        let shape = match place {
+            Some((_, side)) => Shape::Call { side, text },
+            None => Shape::Across { lead: self.lead(call.process), text, told: Told::Call },
+        };
+        let flow = place.map(|(flow, _)| flow);
         let netlink = call.socket.as_ref().is_some_and(|socket| socket.protocol == "NETLINK");
         if REPEATED.contains(&call.name) || netlink {
             let who = match place {
@@ -214,64 +226,63 @@ impl Ladder {
                 Some((_, Side::Right)) => "right ".into(),
                 None => self.lead(call.process),
             };
+            let name = call.short.split('(').next().unwrap_or(call.name);
             let fd = call.fd.map(|fd| fd.to_string()).unwrap_or_default();
             let how = match call.result {
                 Some(failed @ ..0) => format!(" = {}", error_name(&call.short).unwrap_or(&failed.to_string())),
                 Some(_) => String::new(),
                 None => " waits".into(),
             };
-            let text = format!("{who}{}({fd}){how}", call.name);
             let bytes = call.result.filter(|_| MOVES_BYTES.contains(&call.name)).map_or(0, |result| result.max(0));
-            let kind = Kind { flow: place.map(|(flow, _)| flow), text, marked: false };
-            if !self.shown.all && self.fold.hides(kind, bytes.unsigned_abs()) {
+            let kind = Kind { flow, text: plain(&format!("{who}{name}({fd}){how}")), marked: false };
+            if !self.shown.all && self.fold.hides(kind, bytes.unsigned_abs(), &shape) {
                 return;
             }
         } else {
-            self.fold.forget(place.map(|(flow, _)| flow));
+            self.fold.forget(flow);
         }
-        let text = format!("{}{}", call.short, if waits { "  ... waits" } else { "" });
-        if let Some((flow, side)) = place {
-            self.turn_to(rows, flow);
-            self.push(rows, Shape::Call { side, text }, at);
-        } else {
-            self.introduce(rows, call.process, at);
-            let lead = self.lead(call.process);
-            self.across(rows, lead, text, Told::Call, at);
+        self.tell_counted(rows);
+        match flow {
+            Some(flow) => self.turn_to(rows, flow),
+            None => self.introduce(rows, call.process, at),
         }
+        self.push(rows, shape, at);
     }
 
     fn segment(&mut self, rows: &mut Vec<Row>, segment: &Segment, (flow, from): Place, at: Duration) {
         let to = from.other();
         let direction = if to == Side::Right { "to the right" } else { "to the left" };
-        let plain = match &segment.protocol {
-            Protocol::Tcp(tcp) => !(tcp.flags.syn || tcp.flags.fin || tcp.flags.rst),
-            _ => true,
-        };
-        let marked = segment.marks.iter().any(|mark| *mark != Mark::WindowUpdate);
-        if plain {
-            let what = match (&segment.protocol, segment.payload) {
-                (Protocol::Tcp(_), 0) => "ACK",
-                (Protocol::Tcp(_), _) => "segments of data",
-                (Protocol::Udp, _) => "datagrams",
-                _ => "packets",
-            };
-            let marks: String = segment.marks.iter().map(|mark| format!(", {mark}")).collect();
-            let kind = Kind { flow: Some(flow), text: format!("{what} {direction}{marks}"), marked };
-            if !self.shown.all && self.fold.hides(kind, segment.payload as u64) {
-                return;
-            }
-        } else {
-            self.fold.forget(Some(flow));
-        }
-        self.turn_to(rows, flow);
         let mut marks: Vec<String> = segment.marks.iter().map(ToString::to_string).collect();
+        let marked = segment.marks.iter().any(|mark| *mark != Mark::WindowUpdate);
+        let kind = match (&segment.protocol, segment.payload) {
+            (Protocol::Tcp(tcp), _) if tcp.flags.syn || tcp.flags.fin || tcp.flags.rst => None,
+            (Protocol::Tcp(_), 0) => Some("ACK"),
+            (Protocol::Tcp(_), _) => Some("data"),
+            (Protocol::Udp, _) => Some("datagram"),
+            _ => Some("packet"),
+        };
+        let kind = kind.map(|what| match marks.is_empty() {
+            true => format!("{what} {direction}"),
+            false => format!("{what} {direction} ({})", marks.join(", ")),
+        });
         match segment.cause {
             Cause::Timer => marks.push("by a timer".into()),
             Cause::End(process) => marks.push(format!("by the end of {process}")),
             Cause::Call(_) | Cause::Unknown => {}
         }
         let lost = segment.marks.contains(&Mark::Lost);
-        self.push(rows, Shape::Arrow { to, parts: parts(segment), marks, lost }, at);
+        let shape = Shape::Arrow { to, parts: parts(segment), marks, lost };
+        if let Some(text) = kind {
+            let kind = Kind { flow: Some(flow), text, marked };
+            if !self.shown.all && self.fold.hides(kind, segment.payload as u64, &shape) {
+                return;
+            }
+        } else {
+            self.fold.forget(Some(flow));
+        }
+        self.tell_counted(rows);
+        self.turn_to(rows, flow);
+        self.push(rows, shape, at);
     }
 
     fn state(&mut self, rows: &mut Vec<Row>, state: &StateChange, at: Duration) {
@@ -327,6 +338,7 @@ impl Ladder {
     }
 
     fn across(&mut self, rows: &mut Vec<Row>, lead: String, text: String, told: Told, at: Duration) {
+        self.tell_counted(rows);
         self.push(rows, Shape::Across { lead, text, told }, at);
     }
 
@@ -340,7 +352,6 @@ impl Ladder {
         let ends = addrs.map(|addr| if addr.port() == 0 { addr.ip().to_string() } else { addr.to_string() });
         self.current = Some(number);
         self.headed.resize(self.flows.count().max(self.headed.len()), false);
-        self.tell_counted(rows);
         let shape = if std::mem::replace(&mut self.headed[number], true) {
             Shape::Turn { ends }
         } else {
@@ -357,13 +368,27 @@ impl Ladder {
     }
 
     fn tell_counted(&mut self, rows: &mut Vec<Row>) {
-        if let Some(text) = self.fold.counted() {
-            rows.push(Row { stamp: None, shape: Shape::Across { lead: String::new(), text, told: Told::Scope } });
+        match self.fold.counted() {
+            Counted::Nothing => {}
+            Counted::Few(few) => {
+                for (flow, shape) in few {
+                    if let Some(flow) = flow {
+                        self.turn_to(rows, flow);
+                    }
+                    rows.push(Row { stamp: None, shape });
+                }
+            }
+            Counted::Many(text) => {
+                rows.push(Row { stamp: None, shape: Shape::Across { lead: String::new(), text, told: Told::Scope } });
+            }
         }
     }
 
     fn push(&mut self, rows: &mut Vec<Row>, shape: Shape, at: Duration) {
-        self.tell_counted(rows);
+        // When a line was printed is not known as exactly.
+        if let Shape::Across { told: Told::Program, .. } = shape {
+            return rows.push(Row { stamp: None, shape });
+        }
         let pause = at.saturating_sub(self.last);
         self.last = self.last.max(at);
         rows.push(Row { stamp: (pause > STAMP_FROM + self.shown.slow).then_some(pause), shape });

@@ -55,9 +55,9 @@ pub struct RunArgs {
     /// Save what happened, a line of JSON each
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw calls on IP sockets only
+    /// Draw less: no netlink, no Unix sockets, no questions such as getsockname, no time limits
     #[arg(long)]
-    inet: bool,
+    brief: bool,
     /// Draw long transfers to their end; usually their first rounds are drawn, and the rest is counted
     #[arg(long)]
     all: bool,
@@ -120,7 +120,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
 /// Everybody who is told what happens.
 fn sinks(args: &RunArgs) -> Result<Vec<Box<dyn Sink>>> {
-    let shown = Shown { inet: args.inet, all: args.all, slow: Duration::from_millis(args.slow) };
+    let shown = Shown { brief: args.brief, all: args.all, slow: Duration::from_millis(args.slow) };
     let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(Text::new(shown))];
     if let Some(path) = &args.pcap {
         sinks.push(Box::new(Pcap::create(path)?));
