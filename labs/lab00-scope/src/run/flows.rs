@@ -107,7 +107,9 @@ impl Flows {
     /// Where the socket of this call stands, if it has two ends that are known.
     pub fn of_call(&mut self, call: &Call) -> Option<Place> {
         let socket = call.accepted.as_ref().or(call.socket.as_ref())?;
-        if let Some(local) = socket.local {
+        // A socket that is bound and nothing more is in no table; its program may have asked.
+        let asked = || call.short.strip_prefix("getsockname(")?.split([' ', ')']).nth(1)?.parse().ok();
+        if let Some(local) = socket.local.or_else(asked) {
             self.owners.insert(local, call.process);
         }
         let stream = socket.protocol == "TCP";

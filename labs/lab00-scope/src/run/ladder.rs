@@ -10,13 +10,15 @@ use super::model::{Call, Cause, Event, Mark, Phase, Protocol, Segment, StateChan
 use super::text::plain;
 
 /// A pause between two rows longer than this carries a stamp.
-const STAMP_FROM: Duration = Duration::from_millis(100);
+const STAMP_FROM: Duration = Duration::from_millis(150);
 /// Calls that move data, wait for it or ask: a long transfer repeats them.
 const REPEATED: &[&str] = &[
     "read", "readv", "recv", "recvfrom", "recvmsg", "recvmmsg", "write", "writev", "send", "sendto", "sendmsg",
     "sendmmsg", "sendfile", "splice", "poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait",
     "epoll_pwait2", "ioctl", "getsockname", "getpeername", "getsockopt",
 ];
+/// In a heading: two of these have room on a line of 79 columns.
+const LONGEST_PROGRAM: usize = 20;
 /// Calls that only ask.
 const QUESTIONS: &[&str] = &["getsockname", "getpeername", "getsockopt", "fcntl", "ioctl"];
 /// Of these the result is a number of bytes.
@@ -139,8 +141,12 @@ impl Ladder {
             What::Call(call) => self.called(&mut rows, call, at),
             What::Started { process, parent, program } => self.started(&mut rows, *process, *parent, program, at),
             What::Output { process, line, .. } => {
-                let who = if self.commands > 1 { format!("{} ", self.name(*process)) } else { String::new() };
-                self.across(&mut rows, format!("{who}> "), line.clone(), Told::Program, at);
+                let lead = match (self.commands, self.shown.brief) {
+                    (..=1, true) => String::new(), // as the program prints it
+                    (..=1, false) => "> ".into(),
+                    _ => format!("{} > ", self.name(*process)),
+                };
+                self.across(&mut rows, lead, line.clone(), Told::Program, at);
             }
             What::Ended { process, how } => {
                 if self.processes.get(process).is_some_and(|process| process.introduced) {
@@ -253,7 +259,7 @@ impl Ladder {
         let to = from.other();
         let direction = if to == Side::Right { "to the right" } else { "to the left" };
         let mut marks: Vec<String> = segment.marks.iter().map(ToString::to_string).collect();
-        let marked = segment.marks.iter().any(|mark| *mark != Mark::WindowUpdate);
+        let marked = segment.marks.iter().any(|mark| !matches!(mark, Mark::WindowUpdate | Mark::ZeroWindow));
         let kind = match (&segment.protocol, segment.payload) {
             (Protocol::Tcp(tcp), _) if tcp.flags.syn || tcp.flags.fin || tcp.flags.rst => None,
             (Protocol::Tcp(_), 0) => Some("ACK"),
@@ -265,10 +271,8 @@ impl Ladder {
             true => format!("{what} {direction}"),
             false => format!("{what} {direction} ({})", marks.join(", ")),
         });
-        match segment.cause {
-            Cause::Timer => marks.push("by a timer".into()),
-            Cause::End(process) => marks.push(format!("by the end of {process}")),
-            Cause::Call(_) | Cause::Unknown => {}
+        if let Cause::End(process) = segment.cause {
+            marks.push(format!("by the end of {process}"));
         }
         let lost = segment.marks.contains(&Mark::Lost);
         let shape = Shape::Arrow { to, parts: parts(segment), marks, lost };
@@ -356,10 +360,10 @@ impl Ladder {
             Shape::Turn { ends }
         } else {
             let who = addrs.map(|addr| match self.flows.owner(addr) {
-                Some(number) => self
-                    .processes
-                    .get(&number)
-                    .map_or(format!("process {number}"), |process| format!("{}, process {number}", process.program)),
+                Some(number) => self.processes.get(&number).map_or(format!("process {number}"), |process| {
+                    let room = process.program.chars().count() <= LONGEST_PROGRAM;
+                    format!("{}{} {number}", process.program, if room { ", process" } else { "" })
+                }),
                 None => String::new(),
             });
             Shape::Heading { protocol, who, ends }
