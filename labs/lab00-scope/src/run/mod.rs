@@ -24,7 +24,7 @@ use nix::sys::prctl::set_child_subreaper;
 
 use engine::Engine;
 use model::Sink;
-use network::Network;
+use network::{Network, Networks};
 use signals::Signals;
 use states::States;
 use wire::Wire;
@@ -38,6 +38,12 @@ pub struct RunArgs {
     /// Show only these calls, separated by commas: connect,accept (accept is also accept4)
     #[arg(long, value_name = "CALLS", value_delimiter = ',')]
     only: Vec<String>,
+    /// Show also what is left out: calls to the kernel's tables (netlink), F_GETFD, repeated polls in vain
+    #[arg(long)]
+    all: bool,
+    /// Let acknowledgements that the kernel delays come before the next step: the same order in every run
+    #[arg(long)]
+    settle: bool,
     /// Start each further command when the one before has printed this
     #[arg(long, value_name = "TEXT")]
     after: Option<String>,
@@ -77,7 +83,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let wire = if matches!(network, Network::Unseen) { None } else { Some(Wire::start()?) };
     let states = States::new(!matches!(network, Network::Private));
     let sinks: Vec<Box<dyn Sink>> = vec![Box::new(plain::Plain::new())];
-    let mut engine = Engine::new(commands, wire, states, signals, sinks);
+    let mut engine = Engine::new(commands, wire, states, signals, Networks::own()?, sinks);
+    (engine.settles, engine.shows_all) = (args.settle, args.all);
     engine.slow = Duration::from_millis(args.slow);
     let only = args.only.clone();
     engine.shows = Box::new(move |name| {
