@@ -181,7 +181,7 @@ fn other_programs_read_as_many_segments_from_the_capture_file_as_were_drawn() {
     for program in [TCP, TEN, UDP] {
         let folder = TempDir::new();
         let [pcap, lines] = ["run.pcap", "run.json"].map(|name| folder.path().join(name));
-        let ladder = scope(&["--all", "--pcap", text(&pcap), "--json", text(&lines)], program).stdout;
+        let ladder = scope(&["--whole", "--pcap", text(&pcap), "--json", text(&lines)], program).stdout;
         let drawn = arrows(&ladder).len();
         assert_eq!(count(&json(&lines), "segment"), drawn, "{ladder}");
         for (tool, args) in [("tcpdump", ["-n", "-r"]), ("tshark", ["-n", "-r"])] {

@@ -150,7 +150,7 @@ fn a_long_transfer_is_drawn_in_part_and_counted_to_its_end() {
     assert_eq!(text.matches("len 10").count(), 3 - 1, "the first segment of data had 7 bytes: {text}");
     let counted = "... and so on: 48 x left send(3) = 480 bytes, 48 x data to the right = 480 bytes\n";
     assert!(text.contains(counted), "{text}");
-    let whole = rows(&events, Shown { all: true, ..Shown::default() });
+    let whole = rows(&events, Shown { whole: true, ..Shown::default() });
     assert_eq!(whole.iter().flat_map(|row| lines(row, 119)).filter(|line| line.contains("len 10")).count(), 50);
 }
 
@@ -291,11 +291,11 @@ proptest! {
     fn no_run_leaves_the_width_or_acts_on_the_terminal(
         happened in proptest::collection::vec((any_what(), 0..2000u64), 0..60),
         width in 24..120usize,
-        (brief, all) in any::<(bool, bool)>(),
+        (brief, whole) in any::<(bool, bool)>(),
     ) {
         let at = |at: u64| Duration::from_millis(at);
         let events: Vec<Event> = happened.into_iter().map(|(what, ms)| Event { at: at(ms), what }).collect();
-        let rows = rows(&events, Shown { brief, all, slow: Duration::ZERO });
+        let rows = rows(&events, Shown { brief, whole, slow: Duration::ZERO });
         let mut page = svg::Page::default();
         for row in &rows {
             page.draw(row);

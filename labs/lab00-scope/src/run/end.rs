@@ -10,6 +10,7 @@ use nix::unistd::Pid;
 
 use super::engine::Engine;
 use super::threads::Place;
+use super::wire::Wire;
 
 /// While somebody is on the way, look again after this long.
 const SOON: Duration = Duration::from_millis(1);
@@ -59,7 +60,7 @@ pub fn play(engine: &mut Engine) -> Result<u8> {
         let idle = engine.idle();
         wait(engine, idle)?;
         if idle && engine.idle() {
-            engine.between_steps()?;
+            engine.between_steps(true)?;
         }
     }
     last_look(engine)?;
@@ -205,7 +206,7 @@ fn wait(engine: &mut Engine, idle: bool) -> Result<()> {
     let mut others: Vec<BorrowedFd> =
         engine.commands.iter().flat_map(|command| command.open_outputs()).map(|file| file.as_fd()).collect();
     if idle {
-        others.extend(engine.wire.iter().map(|wire| wire.as_fd()));
+        others.extend(engine.wire.iter().flat_map(Wire::fds));
     }
     engine.signals.wait(&others, if idle { NOW_AND_THEN } else { SOON })
 }
@@ -215,7 +216,7 @@ fn last_look(engine: &mut Engine) -> Result<()> {
     let began = Instant::now();
     loop {
         engine.print_outputs(true)?;
-        engine.between_steps()?;
+        engine.between_steps(true)?;
         use State::*;
         let moves = |state| matches!(state, FinWait1 | LastAck | Closing | SynSent | SynReceived);
         if !engine.states.ends().any(|(_, _, state)| moves(state)) || began.elapsed() > LAST_LOOK {

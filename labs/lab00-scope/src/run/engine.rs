@@ -3,12 +3,15 @@
 //! No more than one thread runs inside a socket call at a time, so that the segments that come are that call's. A
 //! thread that sleeps in its call makes room; whoever wakes it is shown first, as it is the cause.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
+use super::calls::socket_inode;
 use super::commands::Command;
 use super::model::{Call, Cause, Event, Mark, Phase, Protocol, Segment, Sink, Socket, StateChange, What};
+use super::network::Networks;
 use super::segments::Segments;
 use super::signals::Signals;
 use super::states::States;
@@ -18,6 +21,8 @@ use super::wire::Wire;
 
 /// Programs that only compute are waited for as long before others go on, so that the same run has the same order.
 const PATIENCE: Duration = Duration::from_millis(100);
+/// The kernel delays an acknowledgement for no longer: include/net/tcp.h, TCP_DELACK_MAX.
+const LONGEST_DELAY: Duration = Duration::from_millis(250);
 /// A call that neither ends nor sleeps makes room after this long.
 const LONGEST_STEP: Duration = Duration::from_secs(2);
 
@@ -37,12 +42,19 @@ pub struct Engine<'a> {
     pub shows: Box<dyn Fn(&str) -> bool + 'a>,
     /// For `--slow`: after each step.
     pub slow: Duration,
+    /// For `--settle`: acknowledgements that the kernel delays come before the next step.
+    pub settles: bool,
+    /// For `--all`.
+    pub shows_all: bool,
     /// When something happened that is not just a wait that was in vain.
     pub last_activity: Instant,
     /// The run has failed, whatever the commands' exit statuses are.
     pub failed: bool,
+    networks: Networks,
     sinks: Vec<Box<dyn Sink + 'a>>,
     segments: Segments,
+    /// For each thread the call that waited for many sockets in vain last.
+    in_vain: HashMap<u32, String>,
     began: Instant,
     /// Who is inside a call, awake.
     holder: Option<i32>,
@@ -59,9 +71,12 @@ impl<'a> Engine<'a> {
         wire: Option<Wire>,
         states: States,
         signals: Signals,
+        networks: Networks,
         sinks: Vec<Box<dyn Sink + 'a>>,
     ) -> Engine<'a> {
         Engine {
+            networks,
+            in_vain: HashMap::new(),
             commands,
             tracer: Tracer::default(),
             wire,
@@ -69,6 +84,8 @@ impl<'a> Engine<'a> {
             signals,
             shows: Box::new(|_| true),
             slow: Duration::ZERO,
+            settles: false,
+            shows_all: false,
             last_activity: Instant::now(),
             failed: false,
             sinks,
@@ -102,7 +119,8 @@ impl<'a> Engine<'a> {
         }
         let asks = |place: &Place| matches!(place, Place::Asks(_) | Place::AsksToEnd);
         let Some(id) = self.longest_waiting(asks) else { return Ok(collected || resumed) };
-        self.between_steps()?;
+        self.between_steps(false)?;
+        self.tap(id)?;
         self.let_in(id);
         Ok(true)
     }
@@ -132,13 +150,29 @@ impl<'a> Engine<'a> {
         threads.min_by_key(|thread| (thread.let_in, thread.id)).map(|thread| thread.id)
     }
 
+    /// A new socket may be in a network that is not captured yet.
+    fn tap(&mut self, id: i32) -> Result<()> {
+        let asks = |place: &Place| matches!(place, Place::Asks(call) if call.spec.name.starts_with("socket"));
+        let Some(wire) = &mut self.wire else { return Ok(()) };
+        if !self.tracer.threads.get(&id).is_some_and(|thread| asks(&thread.place)) {
+            return Ok(());
+        }
+        if self.networks.add(&id.to_string()).is_ok_and(|new| new)
+            && let Some(tap) = self.networks.in_newest(Wire::tap)?
+        {
+            wire.add(tap);
+        }
+        Ok(())
+    }
+
     fn let_in(&mut self, id: i32) {
         let Some(thread) = self.tracer.threads.get_mut(&id) else { return };
         self.steps += 1;
         thread.let_in = self.steps;
         thread.moved();
         self.last_step = Instant::now();
-        match std::mem::replace(&mut thread.place, Place::Ends) {
+        let place = std::mem::replace(&mut thread.place, Place::Ends);
+        match place {
             Place::Asks(call) => {
                 self.calls += 1;
                 let socket = call.socket_inode(id).map(|inode| self.states.socket(inode));
@@ -185,7 +219,7 @@ impl<'a> Engine<'a> {
         if let Some(command) = self.command_of(process) {
             command.ready = true;
         }
-        let (segments, changes) = self.look(inside.number, inside.socket.as_ref())?;
+        let (segments, changes) = self.look(&inside)?;
         let mut call = call(id, process, &inside, None);
         call.phase = Phase::Waits;
         self.show(call, segments, changes)
@@ -210,13 +244,16 @@ impl<'a> Engine<'a> {
             command.listens = true;
         }
         self.states.learn_from(&inside.call, id, result);
-        let (segments, changes) = self.look(inside.number, inside.socket.as_ref())?;
+        for inode in [inside.call.socket_inode(id), i32::try_from(result).ok().and_then(|fd| socket_inode(id, fd))] {
+            inode.into_iter().for_each(|inode| self.states.own(inode, process as u32));
+        }
+        let (segments, changes) = self.look(&inside)?;
         let mut call = call(id, process, &inside, Some(result));
         let known = |inode: Option<u64>| inode.map(|inode| self.states.socket(inode));
         if result >= 0 && call.name.starts_with("accept") {
-            call.accepted = known(super::calls::socket_inode(id, result as i32));
+            call.accepted = known(socket_inode(id, result as i32));
         }
-        let made = if call.name == "socket" { super::calls::socket_inode(id, result as i32) } else { None };
+        let made = if call.name == "socket" { socket_inode(id, result as i32) } else { None };
         let now = known(made.or(inside.call.socket_inode(id)));
         call.socket = now.or(call.socket);
         self.show(call, segments, changes)?;
@@ -226,18 +263,69 @@ impl<'a> Engine<'a> {
     }
 
     /// What the wire and the table have to say after a call.
-    fn look(&mut self, number: u64, socket: Option<&Socket>) -> Result<(Vec<Segment>, Vec<StateChange>)> {
-        let segments = self.take_segments(Cause::Call(number))?;
-        let changes = self.states.changes(socket.and_then(|socket| socket.local))?;
+    fn look(&mut self, inside: &Inside) -> Result<(Vec<Segment>, Vec<StateChange>)> {
+        let first = inside.socket.as_ref().and_then(|socket| socket.local);
+        let mut segments = self.take_segments(Cause::Unknown)?;
+        let mut changes = Vec::new();
+        while inside.call.may_change_a_state() || !segments.is_empty() {
+            let now = self.states.changes(&self.networks, first)?;
+            if now.is_empty() {
+                break;
+            }
+            // A timer may act between the two looks: the segment that explains a state is looked for once more.
+            changes.extend(now);
+            segments.extend(self.take_segments(Cause::Unknown)?);
+        }
+        let socket = inside.socket.as_ref().map(|socket| self.states.socket(socket.inode));
+        for segment in &mut segments {
+            if segment.cause == Cause::Unknown {
+                let causes = inside.call.may_send() && touches(socket.as_ref(), segment);
+                segment.cause = if causes { Cause::Call(inside.number) } else { Cause::Timer };
+            }
+        }
         Ok((segments, changes))
     }
 
     fn show(&mut self, call: Call, segments: Vec<Segment>, changes: Vec<StateChange>) -> Result<()> {
-        self.told(call.process as i32)?;
-        if (self.shows)(call.name) {
+        if self.is_shown(&call) {
+            self.told(call.process as i32)?;
             self.emit(What::Call(call))?;
         }
-        self.show_wire(segments, changes)
+        let sent = !segments.is_empty();
+        self.show_wire(segments, changes)?;
+        if self.settles && sent {
+            self.settle()?;
+        }
+        Ok(())
+    }
+
+    /// Calls that tell a class nothing are left out: the kernel's own tables, a descriptor's flags, waits in vain.
+    fn is_shown(&mut self, call: &Call) -> bool {
+        let given = call.text.split(" = ").next().unwrap_or_default().replace(" <unfinished ...>", ")");
+        let again = self.in_vain.get(&call.thread) == Some(&given);
+        if is_poll(call.name) && call.result == Some(0) {
+            self.in_vain.insert(call.thread, given);
+        } else if call.result.is_some() {
+            self.in_vain.remove(&call.thread);
+        }
+        let netlink = call.socket.as_ref().is_some_and(|socket| socket.protocol == "NETLINK");
+        let in_vain = again && matches!(call.result, None | Some(0));
+        let dull = netlink || in_vain || call.short.contains("F_GETFD");
+        (self.shows_all || !dull) && (self.shows)(call.name)
+    }
+
+    /// Waits until what was sent is acknowledged, and shows what comes.
+    fn settle(&mut self) -> Result<()> {
+        let began = Instant::now();
+        while self.segments.in_flight() && began.elapsed() < LONGEST_DELAY {
+            self.signals.sleep(Duration::from_millis(1))?;
+            let segments = self.take_segments(Cause::Timer)?;
+            if !segments.is_empty() {
+                let changes = self.states.changes(&self.networks, None)?;
+                self.show_wire(segments, changes)?;
+            }
+        }
+        Ok(())
     }
 
     fn show_wire(&mut self, segments: Vec<Segment>, changes: Vec<StateChange>) -> Result<()> {
@@ -284,17 +372,18 @@ impl<'a> Engine<'a> {
         })
     }
 
-    /// What happened without a call: timers, and programs outside.
+    /// What happened without a call: timers, and programs outside. `timers`: a state may have changed without a segment.
     ///
     /// # Errors
     /// What the instruments and the sinks fail with.
-    pub fn between_steps(&mut self) -> Result<bool> {
+    pub fn between_steps(&mut self, timers: bool) -> Result<()> {
         let cause = if self.idle() { Cause::Timer } else { Cause::Unknown };
         let segments = self.take_segments(cause)?;
-        let changes = self.states.changes(None)?;
-        let any = !segments.is_empty() || !changes.is_empty();
-        self.show_wire(segments, changes)?;
-        Ok(any)
+        if timers || !segments.is_empty() {
+            let changes = self.states.changes(&self.networks, None)?;
+            self.show_wire(segments, changes)?;
+        }
+        Ok(())
     }
 
     /// Lines that the commands printed.
@@ -333,7 +422,7 @@ impl<'a> Engine<'a> {
                         self.emit(What::Ended { process: process as u32, how })?;
                     }
                     let segments = self.take_segments(Cause::End(process as u32))?;
-                    let changes = self.states.changes(None)?;
+                    let changes = self.states.changes(&self.networks, None)?;
                     self.show_wire(segments, changes)?;
                 }
                 Report::Note(process, text) => {
@@ -426,4 +515,13 @@ fn call(id: i32, process: i32, inside: &Inside, result: Option<i64>) -> Call {
 /// Whether a call waits for many sockets; 0 then says that nothing came in time.
 fn is_poll(name: &str) -> bool {
     name.contains("poll") || name.contains("select")
+}
+
+/// Whether a segment can be a call's on this socket: an acknowledgement for another connection is a timer's.
+fn touches(socket: Option<&Socket>, segment: &Segment) -> bool {
+    let ends = [segment.source, segment.destination];
+    let Some(socket) = socket else { return true };
+    let local = socket.local.is_none_or(|local| ends.iter().any(|end| end.port() == local.port()));
+    let peer = socket.peer.is_none_or(|peer| ends.iter().any(|end| end.port() == peer.port()));
+    (local && peer) || !matches!(segment.protocol, Protocol::Tcp(_))
 }

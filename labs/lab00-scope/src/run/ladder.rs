@@ -33,7 +33,7 @@ pub struct Shown {
     /// Of all calls only those that act on IP sockets.
     pub brief: bool,
     /// A long transfer to its end; otherwise its first rounds are drawn, and the rest is counted.
-    pub all: bool,
+    pub whole: bool,
     /// How long each step is held, which is no pause of the program.
     pub slow: Duration,
 }
@@ -241,7 +241,7 @@ impl Ladder {
             };
             let bytes = call.result.filter(|_| MOVES_BYTES.contains(&call.name)).map_or(0, |result| result.max(0));
             let kind = Kind { flow, text: plain(&format!("{who}{name}({fd}){how}")), marked: false };
-            if !self.shown.all && self.fold.hides(kind, bytes.unsigned_abs(), &shape) {
+            if !self.shown.whole && self.fold.hides(kind, bytes.unsigned_abs(), &shape) {
                 return;
             }
         } else {
@@ -278,7 +278,7 @@ impl Ladder {
         let shape = Shape::Arrow { to, parts: parts(segment), marks, lost };
         if let Some(text) = kind {
             let kind = Kind { flow: Some(flow), text, marked };
-            if !self.shown.all && self.fold.hides(kind, segment.payload as u64, &shape) {
+            if !self.shown.whole && self.fold.hides(kind, segment.payload as u64, &shape) {
                 return;
             }
         } else {

@@ -35,7 +35,7 @@ use engine::Engine;
 use json::Json;
 use ladder::Shown;
 use model::Sink;
-use network::Network;
+use network::{Network, Networks};
 use pcap::Pcap;
 use signals::Signals;
 use states::States;
@@ -55,18 +55,24 @@ pub struct RunArgs {
     /// Save what happened, a line of JSON each
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
-    /// Draw less: no netlink, no Unix sockets, no questions such as getsockname, no time limits
+    /// Draw less: no Unix sockets, no questions such as getsockname, no time limits
     #[arg(long)]
     brief: bool,
-    /// Draw long transfers to their end; usually their first rounds are drawn, and the rest is counted
+    /// Draw long transfers to their end; otherwise their first rounds are drawn, and the rest is counted
     #[arg(long)]
-    all: bool,
+    whole: bool,
     /// Wait so many milliseconds after each step
     #[arg(long, value_name = "MS", default_value_t = 0)]
     slow: u64,
     /// Show only these calls, separated by commas: connect,accept (accept is also accept4)
     #[arg(long, value_name = "CALLS", value_delimiter = ',')]
     only: Vec<String>,
+    /// Show also what is left out: calls to the kernel's tables (netlink), F_GETFD, repeated polls in vain
+    #[arg(long)]
+    all: bool,
+    /// Let acknowledgements that the kernel delays come before the next step: the same order in every run
+    #[arg(long)]
+    settle: bool,
     /// Start each further command when the one before has printed this
     #[arg(long, value_name = "TEXT")]
     after: Option<String>,
@@ -106,7 +112,8 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     let network = network::enter()?;
     let wire = if matches!(network, Network::Unseen) { None } else { Some(Wire::start()?) };
     let states = States::new(!matches!(network, Network::Private));
-    let mut engine = Engine::new(commands, wire, states, signals, sinks);
+    let mut engine = Engine::new(commands, wire, states, signals, Networks::own()?, sinks);
+    (engine.settles, engine.shows_all) = (args.settle, args.all);
     engine.slow = Duration::from_millis(args.slow);
     let only = args.only.clone();
     engine.shows = Box::new(move |name| {
@@ -120,7 +127,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 
 /// Everybody who is told what happens.
 fn sinks(args: &RunArgs) -> Result<Vec<Box<dyn Sink>>> {
-    let shown = Shown { brief: args.brief, all: args.all, slow: Duration::from_millis(args.slow) };
+    let shown = Shown { brief: args.brief, whole: args.whole, slow: Duration::from_millis(args.slow) };
     let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(Text::new(shown))];
     if let Some(path) = &args.pcap {
         sinks.push(Box::new(Pcap::create(path)?));

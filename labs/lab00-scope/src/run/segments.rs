@@ -74,6 +74,14 @@ impl Segments {
         Some(Segment { source, destination, protocol, payload, marks, bytes, taken_at, cause: Cause::Unknown })
     }
 
+    /// Whether something was sent that is not acknowledged yet.
+    pub fn in_flight(&self) -> bool {
+        self.0.iter().any(|((source, destination), own)| {
+            let answers = self.0.get(&(*destination, *source));
+            answers.is_some_and(|answers| (own.next.wrapping_sub(answers.ack) as i32) > 0)
+        })
+    }
+
     fn tcp(&mut self, source: SocketAddr, destination: SocketAddr, tcp: &TcpSlice) -> (Tcp, Vec<Mark>) {
         let flags =
             Flags { syn: tcp.syn(), fin: tcp.fin(), rst: tcp.rst(), psh: tcp.psh(), urg: tcp.urg(), ack: tcp.ack() };
@@ -109,6 +117,10 @@ impl Segments {
             own.next = end;
         }
         (own.ack, own.window) = (ack, window);
+        if flags.rst {
+            // Nothing follows; and nothing that was sent before is acknowledged any more.
+            (other.next, own.next) = (own.ack, other.ack);
+        }
         self.0.insert((source, destination), own);
         self.0.insert((destination, source), other);
         (fields, marks)

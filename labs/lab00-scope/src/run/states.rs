@@ -9,6 +9,7 @@ use nix::libc;
 
 use super::calls::{Entered, socket_inode};
 use super::model::{Socket, StateChange};
+use super::network::Networks;
 
 /// What the kernel's table said last, and what is known of each socket.
 pub struct States {
@@ -17,13 +18,15 @@ pub struct States {
     /// Each end's state and inode.
     ends: BTreeMap<(SocketAddr, SocketAddr), (State, u64)>,
     sockets: HashMap<u64, Socket>,
+    /// Who called with it last.
+    owners: HashMap<u64, u32>,
     our_ports: HashSet<u16>,
 }
 
 impl States {
     /// Nothing is known yet.
     pub fn new(only_ours: bool) -> States {
-        States { only_ours, ends: BTreeMap::new(), sockets: HashMap::new(), our_ports: HashSet::new() }
+        States { only_ours, ends: BTreeMap::new(), sockets: HashMap::new(), owners: HashMap::new(), our_ports: HashSet::new() }
     }
 
     /// A socket as it is known.
@@ -62,9 +65,9 @@ impl States {
         !self.only_ours || [source, destination].iter().any(|end| self.our_ports.contains(&end.port()))
     }
 
-    /// Whether a connection is there that can change without a call.
-    pub fn any_connection(&self) -> bool {
-        self.ends.values().any(|(state, _)| *state != State::Listen)
+    /// A process has made a call on a socket.
+    pub fn own(&mut self, inode: u64, process: u32) {
+        self.owners.insert(inode, process);
     }
 
     /// The ends that are there now.
@@ -76,29 +79,35 @@ impl States {
     ///
     /// # Errors
     /// What sock_diag(7) says.
-    pub fn changes(&mut self, first: Option<SocketAddr>) -> Result<Vec<StateChange>> {
-        for row in udp_sockets(0)? {
+    pub fn changes(&mut self, networks: &Networks, first: Option<SocketAddr>) -> Result<Vec<StateChange>> {
+        for row in networks.in_each(|| udp_sockets(0))?.concat() {
             self.see("UDP", &row);
         }
         let mut now = BTreeMap::new();
-        for row in tcp_sockets(0)? {
+        for row in networks.in_each(|| tcp_sockets(0))?.concat() {
             self.see("TCP", &row);
             let ends = (row.pair.local, row.pair.peer);
             if self.is_ours(ends.0, ends.1) {
-                // Two listeners may share an address (SO_REUSEPORT); a connection is there once.
-                now.insert(ends, (row.state, u64::from(row.inode)));
+                // A closed socket has no inode; it had one before. Two listeners may share an address (SO_REUSEPORT).
+                let before = self.ends.get(&ends).map_or(0, |(_, inode)| *inode);
+                let inode = if row.inode == 0 { before } else { u64::from(row.inode) };
+                now.insert(ends, (row.state, inode));
             }
         }
         let mut changes = Vec::new();
-        for (&(local, peer), &(state, _)) in &now {
+        let change = |local, peer, state, before, inode| {
+            let process = self.owners.get(inode).copied();
+            StateChange { local, peer, state, before, process }
+        };
+        for (&(local, peer), (state, inode)) in &now {
             let before = self.ends.get(&(local, peer)).map(|(state, _)| *state);
-            if before != Some(state) {
-                changes.push(StateChange { local, peer, state, before, process: None });
+            if before != Some(*state) {
+                changes.push(change(local, peer, *state, before, inode));
             }
         }
-        for (&(local, peer), &(state, _)) in &self.ends {
+        for (&(local, peer), (state, inode)) in &self.ends {
             if !now.contains_key(&(local, peer)) {
-                changes.push(StateChange { local, peer, state: State::Closed, before: Some(state), process: None });
+                changes.push(change(local, peer, State::Closed, Some(*state), inode));
             }
         }
         self.ends = now;

@@ -1,4 +1,6 @@
-//! The wire: a packet socket sees every packet on lo twice, as it is sent and as it arrives. It is counted once.
+//! The wire: a packet socket sees every packet twice, as it is sent and as it arrives. It is counted once.
+//!
+//! A program may open its sockets in other network namespaces: two hosts with a cable. Each gets a packet socket.
 
 use std::collections::VecDeque;
 use std::io::IoSliceMut;
@@ -40,9 +42,9 @@ pub struct Packet {
     pub arrived: bool,
 }
 
-/// A capture of everything on the network of this program.
+/// A capture of everything on the networks in which the commands have sockets.
 pub struct Wire {
-    tap: OwnedFd,
+    taps: Vec<OwnedFd>,
     buffer: Vec<u8>,
     softirqs: Softirqs,
     /// Sent, in order; those that were handed on are gone.
@@ -70,7 +72,13 @@ impl Wire {
     /// # Errors
     /// As [`Wire::tap`].
     pub fn start() -> Result<Wire> {
-        Ok(Wire { tap: Wire::tap()?, buffer: vec![0; LARGEST], softirqs: Softirqs::find(), sent: VecDeque::new() })
+        let taps = vec![Wire::tap()?];
+        Ok(Wire { taps, buffer: vec![0; LARGEST], softirqs: Softirqs::find(), sent: VecDeque::new() })
+    }
+
+    /// Captures on another network, too: `tap` was opened there.
+    pub fn add(&mut self, tap: OwnedFd) {
+        self.taps.push(tap);
     }
 
     /// What was sent since the last look, in order, once it has arrived or is lost.
@@ -90,6 +98,11 @@ impl Wire {
         }
     }
 
+    /// To wait for the next packet.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.taps.iter().map(AsFd::as_fd)
+    }
+
     /// Whether the kernel has handed on all there is.
     pub fn is_still(&self) -> bool {
         !self.softirqs.pending()
@@ -100,12 +113,25 @@ impl Wire {
     /// # Errors
     /// What getsockopt(2) says.
     pub fn lost(&self) -> Result<u64> {
-        // The kernel counts from zero again after each look.
-        Ok(getsockopt(&self.tap, Statistics).context("getsockopt PACKET_STATISTICS")?.tp_drops.into())
+        let mut lost = 0;
+        for tap in &self.taps {
+            // The kernel counts from zero again after each look.
+            lost += u64::from(getsockopt(tap, Statistics).context("getsockopt PACKET_STATISTICS")?.tp_drops);
+        }
+        Ok(lost)
     }
 
     fn read(&mut self) -> Result<()> {
-        while let Some((packet, outgoing)) = self.receive()? {
+        let mut copies = Vec::new();
+        for tap in 0..self.taps.len() {
+            while let Some(copy) = self.receive(tap)? {
+                copies.push(copy);
+            }
+        }
+        if self.taps.len() > 1 {
+            copies.sort_by_key(|(packet, _)| packet.taken_at); // what is sent here arrives there
+        }
+        for (packet, outgoing) in copies {
             if outgoing {
                 self.sent.push_back(packet);
                 continue;
@@ -120,12 +146,12 @@ impl Wire {
     }
 
     /// The next copy, and whether it is the one that was sent.
-    fn receive(&mut self) -> Result<Option<(Packet, bool)>> {
+    fn receive(&mut self, tap: usize) -> Result<Option<(Packet, bool)>> {
         loop {
             let mut control = cmsg_space!(libc::timespec);
             let mut parts = [IoSliceMut::new(&mut self.buffer)];
             let received =
-                recvmsg::<LinkAddr>(self.tap.as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT);
+                recvmsg::<LinkAddr>(self.taps[tap].as_raw_fd(), &mut parts, Some(&mut control), MsgFlags::MSG_DONTWAIT);
             let message = match received {
                 Err(Errno::EAGAIN) => return Ok(None),
                 Err(Errno::EINTR | Errno::ENETDOWN) => continue,
@@ -147,9 +173,3 @@ impl Wire {
     }
 }
 
-/// To wait for the next packet.
-impl AsFd for Wire {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.tap.as_fd()
-    }
-}

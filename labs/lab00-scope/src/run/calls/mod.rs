@@ -71,6 +71,17 @@ impl Entered {
         matches!(self.spec.name, "sendto" | "sendmsg" | "sendmmsg" | "write" | "writev" | "sendfile")
     }
 
+    /// Whether it can make the kernel send at once: data, a SYN, a FIN, a reset, a new window.
+    pub fn may_send(&self) -> bool {
+        let others = ["connect", "shutdown", "close", "dup2", "dup3", "setsockopt", "read", "readv", "accept", "accept4"];
+        self.sends() || self.spec.name.starts_with("recv") || others.contains(&self.spec.name)
+    }
+
+    /// Whether the kernel's table can be another one behind it.
+    pub fn may_change_a_state(&self) -> bool {
+        self.may_send() || matches!(self.spec.name, "socket" | "bind" | "listen")
+    }
+
     /// The address that it is given or gives back.
     pub fn address(&self, thread: i32) -> Option<SocketAddr> {
         let at = self.spec.args.iter().position(|arg| matches!(arg, Arg::Address(_)))?;
