@@ -19,6 +19,8 @@ const REPEATED: &[&str] = &[
 ];
 /// In a heading: two of these have room on a line of 79 columns.
 const LONGEST_PROGRAM: usize = 20;
+/// Of what a segment carries, so many bytes are shown.
+const DATA: usize = 24;
 /// Calls that only ask.
 const QUESTIONS: &[&str] = &["getsockname", "getpeername", "getsockopt", "fcntl", "ioctl"];
 /// Of these the result is a number of bytes.
@@ -57,8 +59,9 @@ pub enum Shape {
     Across { lead: String, text: String, told: Told },
     /// A call at an end.
     Call { side: Side, text: String },
-    /// A segment or datagram, drawn towards `to`; its label is broken only between the parts.
-    Arrow { to: Side, parts: Vec<String>, marks: Vec<String>, lost: bool },
+    /// A segment or datagram, drawn towards `to`; its label is broken only between the parts. The first bytes of what it
+    /// carries are shown where there is room.
+    Arrow { to: Side, parts: Vec<String>, marks: Vec<String>, data: String, lost: bool },
     /// The states, each at its end, if it is another one now.
     States { ends: [Option<String>; 2] },
 }
@@ -275,7 +278,7 @@ impl Ladder {
             marks.push(format!("by the end of {process}"));
         }
         let lost = segment.marks.contains(&Mark::Lost);
-        let shape = Shape::Arrow { to, parts: parts(segment), marks, lost };
+        let shape = Shape::Arrow { to, parts: parts(segment), marks, data: data(segment), lost };
         if let Some(text) = kind {
             let kind = Kind { flow: Some(flow), text, marked };
             if !self.shown.whole && self.fold.hides(kind, segment.payload as u64, &shape) {
@@ -292,8 +295,8 @@ impl Ladder {
     fn state(&mut self, rows: &mut Vec<Row>, state: &StateChange, at: Duration) {
         let Some((flow, side)) = self.flows.of_state(state) else {
             self.settle(rows);
-            let lead = state.process.map(|process| self.lead(process)).unwrap_or_default();
-            self.across(rows, lead, format!("{} is in {}", state.local, state.state), Told::Scope, at);
+            let text = format!("{} is in {}", state.local, state.state);
+            self.across(rows, String::new(), text, Told::Scope, at);
             return;
         };
         let same_row =
@@ -395,6 +398,9 @@ impl Ladder {
         }
         let pause = at.saturating_sub(self.last);
         self.last = self.last.max(at);
+        if let Shape::Across { told: Told::Scope, .. } = shape {
+            return rows.push(Row { stamp: None, shape });
+        }
         rows.push(Row { stamp: (pause > STAMP_FROM + self.shown.slow).then_some(pause), shape });
     }
 }
@@ -416,6 +422,15 @@ fn parts(segment: &Segment) -> Vec<String> {
         Protocol::Other(2) => vec!["IGMP".into(), length],
         Protocol::Other(number) => vec![format!("IP protocol {number}"), length],
     }
+}
+
+/// The first bytes that it carries, as strace writes them: `"Hello"`, `"aaaaaaaaaaaaaaaa"...`.
+fn data(segment: &Segment) -> String {
+    let carries = matches!(segment.protocol, Protocol::Tcp(_) | Protocol::Udp) && segment.payload > 0;
+    let start = segment.bytes.len().checked_sub(segment.payload).filter(|_| carries);
+    let Some(bytes) = start.and_then(|start| segment.bytes.get(start..)) else { return String::new() };
+    let more = if bytes.len() > DATA { "..." } else { "" };
+    format!("\"{}\"{more}", bytes[..bytes.len().min(DATA)].escape_ascii())
 }
 
 /// `ECONNRESET` of `recv(3, 1024) = -1 ECONNRESET (Connection reset by peer)`.

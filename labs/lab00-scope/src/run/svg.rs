@@ -24,6 +24,8 @@ const CHARACTER: usize = 12;
 const AT_END: usize = (WALLS[0] - 2 * MARGIN) / CHARACTER;
 const ON_WIRE: usize = (WALLS[1] - WALLS[0] - 2 * MARGIN) / CHARACTER;
 const ACROSS: usize = (WIDTH - 2 * MARGIN) / CHARACTER;
+/// Characters of the title, which is larger.
+const TITLE: usize = (WIDTH - 2 * MARGIN) / 16;
 /// So much lower does an arrow end: time runs down the page.
 const SLOPE: usize = 10;
 
@@ -120,7 +122,13 @@ impl Page {
                 }
                 self.next(1);
             }
-            Shape::Arrow { to, parts, marks, lost } => self.arrow(*to, parts, marks, *lost),
+            Shape::Arrow { to, parts, marks, data, lost } => {
+                let mut label = parts.join(" ");
+                if label.chars().count() + 1 + data.len() <= ON_WIRE {
+                    label = format!("{label} {data}").trim_end().into();
+                }
+                self.arrow(*to, &label, marks, *lost);
+            }
         }
         if let Some(stamp) = stamp {
             self.text(WIDTH - MARGIN, self.y - LINE, "end", "quiet", &stamp);
@@ -135,15 +143,14 @@ impl Page {
              height=\"{height}\">\n<style>\n{STYLE}\n</style>\n<rect class=\"page\" width=\"100%\" height=\"100%\"/>\n\
              <text class=\"head\" style=\"font-size: 26px\" x=\"{MARGIN}\" y=\"44\">{}</text>\n\
              <g transform=\"translate(0 {top})\">\n{}</g>\n</svg>\n",
-            in_xml(title),
+            in_xml(&wrapped(title, TITLE, 0)[0]),
             self.shapes
         )
     }
 
-    fn arrow(&mut self, to: Side, parts: &[String], marks: &[String], lost: bool) {
+    fn arrow(&mut self, to: Side, label: &str, marks: &[String], lost: bool) {
         let bad = !marks.is_empty();
-        let label = parts.join(" ");
-        for line in wrapped(&label, ON_WIRE, 0) {
+        for line in wrapped(label, ON_WIRE, 0) {
             self.walls();
             self.text(middle(), self.y, "middle", "call", &line);
             self.y += LINE - 6;

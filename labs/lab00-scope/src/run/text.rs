@@ -93,10 +93,11 @@ pub fn lines(row: &Row, width: usize) -> Vec<String> {
             let [left, right] = ends.each_ref().map(|state| state.as_deref().unwrap_or_default());
             page.states(left, right, &stamp)
         }
-        Shape::Arrow { to, parts, marks, lost } => {
-            let marks =
-                marks.iter().map(|mark| format!("* {mark}")).chain((!stamp.is_empty()).then(|| stamp.trim().into()));
-            page.arrow(*to, parts.iter().cloned().chain(marks).collect(), *lost)
+        Shape::Arrow { to, parts, marks, data, lost } => {
+            let mut label = parts.clone();
+            label.extend(marks.iter().map(|mark| format!("* {mark}")));
+            label.extend((!stamp.is_empty()).then(|| stamp.trim().into()));
+            page.arrow(*to, &label, data, *lost)
         }
     };
     let cut = |line: String| line.chars().take(width).collect::<String>().trim_end().to_string();
@@ -182,7 +183,7 @@ impl Page {
     }
 
     /// An arrow with its label on the first line; what has no room there stands below it.
-    fn arrow(&self, to: Side, parts: Vec<String>, lost: bool) -> Vec<String> {
+    fn arrow(&self, to: Side, parts: &[String], data: &str, lost: bool) -> Vec<String> {
         let (w, room) = (self.lanes[1], self.lanes[1].saturating_sub(6));
         let mut labels: Vec<String> = Vec::new();
         for part in parts.iter().flat_map(|part| wrapped(part, room, 0)) {
@@ -192,6 +193,10 @@ impl Page {
                 }
                 _ => labels.push(part),
             }
+        }
+        let only = labels.len() == 1;
+        if let Some(label) = labels.first_mut().filter(|label| only && label.chars().count() + 1 + data.len() <= room) {
+            *label = format!("{label} {data}").trim_end().into();
         }
         let label = labels.first().cloned().unwrap_or_default();
         let dashes = w.saturating_sub(label.chars().count() + 5);
