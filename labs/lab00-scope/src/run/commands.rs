@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::process::CommandExt;
-use std::process::{Command as Program, ExitCode, Stdio};
+use std::process::{Command as Program, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -36,6 +36,9 @@ pub struct Command {
     pub ready: bool,
     /// It has called listen.
     pub listens: bool,
+    #[expect(dead_code, reason = "it is there to be open")]
+    /// Standard input of a command at which nobody types: a pipe that stays open.
+    held_input: Option<OwnedFd>,
     /// Its standard output and its standard error.
     outputs: Vec<Output>,
     /// The last of what it printed.
@@ -79,7 +82,11 @@ impl Command {
         let (stderr, errors) = pipe()?;
         let mut program = Program::new("/proc/self/exe");
         program.args(["run", "--stub", "--"]).args(&self.words).stdout(output).stderr(errors);
-        program.stdin(if self.typed_at { Stdio::inherit() } else { Stdio::null() });
+        if !self.typed_at {
+            let (input, keep) = pipe()?;
+            program.stdin(input);
+            self.held_input = Some(keep);
+        }
         // A lab that is started by another lab's test ends with its parent, and this is another parent. A terminal
         // without colours is what the picture can show.
         program.env_remove("LAB_PARENT").env("TERM", "dumb").env("NO_COLOR", "1");

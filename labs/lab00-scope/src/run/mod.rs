@@ -6,6 +6,7 @@ mod end;
 mod engine;
 pub mod model;
 mod network;
+mod networks;
 mod plain;
 mod registers;
 mod segments;
@@ -24,7 +25,8 @@ use nix::sys::prctl::set_child_subreaper;
 
 use engine::Engine;
 use model::Sink;
-use network::{Network, Networks};
+use network::Network;
+use networks::Networks;
 use signals::Signals;
 use states::States;
 use wire::Wire;

@@ -9,7 +9,7 @@ use nix::libc;
 
 use super::calls::{Entered, socket_inode};
 use super::model::{Socket, StateChange};
-use super::network::Networks;
+use super::networks::Networks;
 
 /// What the kernel's table said last, and what is known of each socket.
 pub struct States {

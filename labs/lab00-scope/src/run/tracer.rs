@@ -63,6 +63,8 @@ pub struct Tracer {
     pub processes: BTreeMap<i32, Process>,
     /// For whoever draws.
     pub reports: Vec<Report>,
+    /// Sockets whose calls are not stopped at: those to the kernel's own tables.
+    pub unseen: HashSet<u64>,
     /// Processes of another architecture, which were told.
     foreign: HashSet<i32>,
     /// How long threads stood still because of us, all together.
@@ -164,7 +166,10 @@ impl Tracer {
                     self.note(id, format!("{name}: calls that go through a ring are not seen"));
                 }
                 let began = self.threads.get(&id).and_then(|thread| self.processes.get(&thread.process));
-                match Entered::new(id, number, args).filter(|_| began.is_some_and(|process| process.began)) {
+                let began = began.is_some_and(|process| process.began);
+                let call = Entered::new(id, number, args).filter(|_| began);
+                let unseen = |call: &Entered| call.socket_inode(id).is_some_and(|inode| self.unseen.contains(&inode));
+                match call.filter(|call| !unseen(call)) {
                     Some(call) => self.set(id, Place::Asks(Box::new(call))),
                     None => self.go_on(id, None),
                 }
