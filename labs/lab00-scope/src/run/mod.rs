@@ -40,6 +40,9 @@ pub struct RunArgs {
     /// Show only these calls, separated by commas: connect,accept (accept is also accept4)
     #[arg(long, value_name = "CALLS", value_delimiter = ',')]
     only: Vec<String>,
+    /// Write a line for each event, without a picture
+    #[arg(long)]
+    plain: bool,
     /// Show also what is left out: calls to the kernel's tables (netlink), F_GETFD, repeated polls in vain
     #[arg(long)]
     all: bool,

@@ -42,6 +42,7 @@ impl Network {
 pub fn enter() -> Result<Network> {
     // What fails half-way cannot be undone: a child tries it first.
     let mut probe = Command::new("/proc/self/exe");
+    probe.env_remove("LAB_PARENT"); // it has another parent than we have
     let probe =
         probe.args(["run", "--probe"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if probe.is_ok_and(|status| status.success()) {
@@ -96,4 +97,3 @@ fn lo_up() -> Result<()> {
     ensure!(answer.get(16..20).filter(|_| length >= 20) == Some(&[0; 4]), "rtnetlink refused to bring lo up");
     Ok(())
 }
-

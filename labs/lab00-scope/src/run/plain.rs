@@ -3,7 +3,7 @@
 use anyhow::Result;
 use shared::Screen;
 
-use super::model::{Event, Phase, Protocol, Sink, What};
+use super::model::{Cause, Event, Phase, Protocol, Sink, What};
 
 /// Writes a line for each event.
 pub struct Plain(Screen);
@@ -29,7 +29,7 @@ impl Sink for Plain {
                     Phase::Ended => "call      ",
                     Phase::Returned => "returned  ",
                 };
-                format!("{phase}{} {}", call.thread, call.text)
+                format!("{phase}{} #{} {}", call.thread, call.number, call.text)
             }
             What::Segment(segment) => {
                 let marks: Vec<String> = segment.marks.iter().map(|mark| format!("  {mark}")).collect();
@@ -40,7 +40,13 @@ impl Sink for Plain {
                     Protocol::Other(number) => format!("protocol {number}"),
                 };
                 let (from, to, length) = (segment.source, segment.destination, segment.payload);
-                format!("segment   {from} > {to} {fields} len={length}{}  {:?}", marks.concat(), segment.cause)
+                let cause = match segment.cause {
+                    Cause::Call(number) => format!("#{number}"),
+                    Cause::End(process) => format!("end of {process}"),
+                    Cause::Timer => "a timer".into(),
+                    Cause::Unknown => "not known".into(),
+                };
+                format!("segment   {from} > {to} {fields} len={length}{}  ({cause})", marks.concat())
             }
             What::State(change) => {
                 let before = change.before.map_or("none".into(), |state| state.to_string());

@@ -26,7 +26,13 @@ pub struct States {
 impl States {
     /// Nothing is known yet.
     pub fn new(only_ours: bool) -> States {
-        States { only_ours, ends: BTreeMap::new(), sockets: HashMap::new(), owners: HashMap::new(), our_ports: HashSet::new() }
+        States {
+            only_ours,
+            ends: BTreeMap::new(),
+            sockets: HashMap::new(),
+            owners: HashMap::new(),
+            our_ports: HashSet::new(),
+        }
     }
 
     /// A socket as it is known.

@@ -63,7 +63,15 @@ pub struct Inside {
 impl Thread {
     /// A thread that has just been seen for the first time.
     pub fn new(id: i32, process: i32) -> Thread {
-        Thread { id, process, place: Place::Runs, free_since: Instant::now(), let_in: 0, asleep_since: None, stopped_at: None }
+        Thread {
+            id,
+            process,
+            place: Place::Runs,
+            free_since: Instant::now(),
+            let_in: 0,
+            asleep_since: None,
+            stopped_at: None,
+        }
     }
 
     /// It did something.
