@@ -2,12 +2,12 @@
 
 use std::fs::File;
 use std::io::{ErrorKind, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
-use std::process::{Command as Program, ExitCode, Stdio};
+use std::process::{Command as Program, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
-use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl};
 use nix::pty::{Winsize, openpty};
 use nix::sys::signal::{SigSet, Signal, raise};
 use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
@@ -36,6 +36,8 @@ pub struct Command {
     pub ready: bool,
     /// It has called listen.
     pub listens: bool,
+    /// Standard input of a command at which nobody types: a pipe that stays open.
+    held_input: Option<OwnedFd>,
     /// Its standard output and its standard error.
     outputs: Vec<Output>,
     /// The last of what it printed.
@@ -79,7 +81,11 @@ impl Command {
         let (stderr, errors) = pipe()?;
         let mut program = Program::new("/proc/self/exe");
         program.args(["run", "--stub", "--"]).args(&self.words).stdout(output).stderr(errors);
-        program.stdin(if self.typed_at { Stdio::inherit() } else { Stdio::null() });
+        if !self.typed_at {
+            let (input, keep) = pipe()?;
+            program.stdin(input);
+            self.held_input = Some(keep);
+        }
         // A lab that is started by another lab's test ends with its parent, and this is another parent. A terminal
         // without colours is what the picture can show.
         program.env_remove("LAB_PARENT").env("TERM", "dumb").env("NO_COLOR", "1");
@@ -155,7 +161,9 @@ fn terminal() -> Result<(OwnedFd, OwnedFd)> {
     let mut settings = tcgetattr(&pair.slave)?;
     cfmakeraw(&mut settings);
     tcsetattr(&pair.slave, SetArg::TCSANOW, &settings)?;
-    fcntl(pair.master.as_fd(), FcntlArg::F_SETFD(nix::fcntl::FdFlag::FD_CLOEXEC))?;
+    for fd in [&pair.master, &pair.slave] {
+        fcntl(fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    }
     Ok((pair.master, pair.slave))
 }
 

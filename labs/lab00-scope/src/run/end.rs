@@ -186,17 +186,16 @@ fn end_all(engine: &mut Engine, ending: &mut Ending, signal: Signal) {
 
 /// A process that was stopped by a signal and that nobody continues.
 fn rouse(engine: &mut Engine) -> Result<()> {
-    let suspended: Vec<i32> = engine.tracer.processes.keys().copied().collect();
-    let suspended = suspended.into_iter().filter(|process| {
-        engine.tracer.threads.get(process).is_some_and(|thread| matches!(thread.place, Place::Suspended))
-    });
     if engine.last_activity.elapsed() < SILENCE {
         return Ok(());
     }
-    for process in suspended.collect::<Vec<_>>() {
-        engine.note(Some(process), "nobody continues it: it gets SIGCONT")?;
-        let _ = kill(Pid::from_raw(process), Signal::SIGCONT);
-        engine.active();
+    let processes: Vec<i32> = engine.tracer.processes.keys().copied().collect();
+    for process in processes {
+        if engine.tracer.is_suspended(process) {
+            engine.note(Some(process), "nobody continues it: it gets SIGCONT")?;
+            engine.tracer.rouse(process);
+            engine.active();
+        }
     }
     Ok(())
 }
@@ -205,10 +204,11 @@ fn rouse(engine: &mut Engine) -> Result<()> {
 fn wait(engine: &mut Engine, idle: bool) -> Result<()> {
     let mut others: Vec<BorrowedFd> =
         engine.commands.iter().flat_map(|command| command.open_outputs()).map(|file| file.as_fd()).collect();
+    let suspended = engine.tracer.threads.values().any(|thread| matches!(thread.place, Place::Suspended));
     if idle {
         others.extend(engine.wire.iter().flat_map(Wire::fds));
     }
-    engine.signals.wait(&others, if idle { NOW_AND_THEN } else { SOON })
+    engine.signals.wait(&others, if idle && !suspended { NOW_AND_THEN } else { SOON })
 }
 
 /// Nobody runs any more: what is still in flight, and what the kernel keeps.

@@ -11,7 +11,7 @@ use anyhow::Result;
 use super::calls::socket_inode;
 use super::commands::Command;
 use super::model::{Call, Cause, Event, Mark, Phase, Protocol, Segment, Sink, Socket, StateChange, What};
-use super::network::Networks;
+use super::networks::Networks;
 use super::segments::Segments;
 use super::signals::Signals;
 use super::states::States;
@@ -19,8 +19,8 @@ use super::threads::{Inside, Place};
 use super::tracer::{Report, Tracer};
 use super::wire::Wire;
 
-/// Programs that only compute are waited for as long before others go on, so that the same run has the same order.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// A thread that computes is waited for as long after each of its calls, so that the same run has the same order.
+const PATIENCE: Duration = Duration::from_millis(200);
 /// The kernel delays an acknowledgement for no longer: include/net/tcp.h, TCP_DELACK_MAX.
 const LONGEST_DELAY: Duration = Duration::from_millis(250);
 /// A call that neither ends nor sleeps makes room after this long.
@@ -135,11 +135,10 @@ impl<'a> Engine<'a> {
 
     /// Whether everybody waits in a call, sleeps, or has waited long enough for the others.
     fn all_settled(&mut self) -> bool {
-        let patient = self.last_step.elapsed() < PATIENCE;
         self.tracer.threads.values_mut().all(|thread| match thread.place {
             // Whoever was seen asleep and has been woken is on its way back to us.
             Place::Inside(_) => thread.asleep() || self.last_step.elapsed() > LONGEST_STEP,
-            Place::Runs | Place::Ends => !patient || thread.settled(),
+            Place::Runs | Place::Ends => thread.free_since.elapsed() > PATIENCE || thread.settled(),
             _ => true,
         })
     }
@@ -157,10 +156,8 @@ impl<'a> Engine<'a> {
         if !self.tracer.threads.get(&id).is_some_and(|thread| asks(&thread.place)) {
             return Ok(());
         }
-        if self.networks.add(&id.to_string()).is_ok_and(|new| new)
-            && let Some(tap) = self.networks.in_newest(Wire::tap)?
-        {
-            wire.add(tap);
+        if self.networks.add(id).is_ok_and(|new| new) {
+            wire.add(self.networks.in_newest(Wire::tap)?);
         }
         Ok(())
     }
@@ -256,8 +253,14 @@ impl<'a> Engine<'a> {
         let made = if call.name == "socket" { socket_inode(id, result as i32) } else { None };
         let now = known(made.or(inside.call.socket_inode(id)));
         call.socket = now.or(call.socket);
+        if let Some(socket) = call.socket.iter().find(|socket| socket.protocol == "NETLINK" && !self.shows_all) {
+            self.tracer.unseen.insert(socket.inode);
+        }
         self.show(call, segments, changes)?;
         self.pause()?;
+        if let Some(thread) = self.tracer.threads.get_mut(&id) {
+            thread.free_since = Instant::now();
+        }
         self.tracer.go_on(id, None);
         Ok(())
     }
@@ -349,7 +352,9 @@ impl<'a> Engine<'a> {
         for packet in wire.take()? {
             segments.extend(self.segments.read(packet));
         }
+        let all = self.shows_all;
         segments.retain(|segment| self.states.is_ours(segment.source, segment.destination));
+        segments.retain(|segment| all || !segment.is_housekeeping());
         for segment in &mut segments {
             segment.cause = self.sender(segment).map_or(cause, Cause::Call);
         }

@@ -12,7 +12,9 @@ mod json;
 mod ladder;
 pub mod model;
 mod network;
+mod networks;
 mod pcap;
+mod plain;
 mod registers;
 mod segments;
 mod signals;
@@ -35,8 +37,10 @@ use engine::Engine;
 use json::Json;
 use ladder::Shown;
 use model::Sink;
-use network::{Network, Networks};
+use network::Network;
+use networks::Networks;
 use pcap::Pcap;
+use plain::Plain;
 use signals::Signals;
 use states::States;
 use svg::Svg;
@@ -46,6 +50,9 @@ use wire::Wire;
 /// The options of `run`.
 #[derive(clap::Args)]
 pub struct RunArgs {
+    /// No picture: a line for each event, with its time, calls in strace's notation
+    #[arg(long)]
+    plain: bool,
     /// Save the packets for Wireshark, tshark or tcpdump
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
@@ -67,6 +74,9 @@ pub struct RunArgs {
     /// Show only these calls, separated by commas: connect,accept (accept is also accept4)
     #[arg(long, value_name = "CALLS", value_delimiter = ',')]
     only: Vec<String>,
+    /// Write a line for each event, without a picture
+    #[arg(long)]
+    plain: bool,
     /// Show also what is left out: calls to the kernel's tables (netlink), F_GETFD, repeated polls in vain
     #[arg(long)]
     all: bool,
@@ -128,7 +138,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
 /// Everybody who is told what happens.
 fn sinks(args: &RunArgs) -> Result<Vec<Box<dyn Sink>>> {
     let shown = Shown { brief: args.brief, whole: args.whole, slow: Duration::from_millis(args.slow) };
-    let mut sinks: Vec<Box<dyn Sink>> = vec![Box::new(Text::new(shown))];
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    if args.plain {
+        sinks.push(Box::new(Plain::new()));
+    } else {
+        sinks.push(Box::new(Text::new(shown)));
+    }
     if let Some(path) = &args.pcap {
         sinks.push(Box::new(Pcap::create(path)?));
     }

@@ -1,12 +1,12 @@
 //! The network in which the commands run: a private one with nothing in it but lo, else this machine's.
 
-use std::fs::{self, File};
+use std::fs;
 use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use nix::libc;
-use nix::sched::{CloneFlags, setns, unshare};
+use nix::sched::{CloneFlags, unshare};
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use nix::unistd::{getgid, getuid};
 
@@ -42,6 +42,7 @@ impl Network {
 pub fn enter() -> Result<Network> {
     // What fails half-way cannot be undone: a child tries it first.
     let mut probe = Command::new("/proc/self/exe");
+    probe.env_remove("LAB_PARENT"); // it has another parent than we have
     let probe =
         probe.args(["run", "--probe"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if probe.is_ok_and(|status| status.success()) {
@@ -95,64 +96,4 @@ fn lo_up() -> Result<()> {
     let length = recv(netlink.as_raw_fd(), &mut answer, MsgFlags::empty()).context("recv NETLINK_ROUTE")?;
     ensure!(answer.get(16..20).filter(|_| length >= 20) == Some(&[0; 4]), "rtnetlink refused to bring lo up");
     Ok(())
-}
-
-/// The network namespaces in which the commands have sockets; the first is that of this program.
-pub struct Networks(Vec<(String, File)>);
-
-impl Networks {
-    /// The own one.
-    ///
-    /// # Errors
-    /// /proc is not there.
-    pub fn own() -> Result<Networks> {
-        let mut networks = Networks(Vec::new());
-        networks.add("self")?;
-        Ok(networks)
-    }
-
-    /// That of a thread, if it is not known yet. Whether it is new.
-    ///
-    /// # Errors
-    /// The thread is gone, or it is somebody else's.
-    pub fn add(&mut self, thread: &str) -> Result<bool> {
-        let path = format!("/proc/{thread}/ns/net");
-        let name = fs::read_link(&path).with_context(|| format!("readlink {path}"))?.to_string_lossy().into_owned();
-        let new = !self.0.iter().any(|(known, _)| *known == name);
-        if new {
-            let file = File::open(&path).with_context(|| format!("open {path}"))?;
-            self.0.push((name, file));
-        }
-        Ok(new)
-    }
-
-    /// Does something in each network; the last is the newest.
-    ///
-    /// # Errors
-    /// What `there` fails with; EPERM from setns(2).
-    pub fn in_each<T>(&self, there: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
-        self.in_some(0, there)
-    }
-
-    /// Does something in the newest network.
-    ///
-    /// # Errors
-    /// As [`Networks::in_each`].
-    pub fn in_newest<T>(&self, there: impl FnMut() -> Result<T>) -> Result<Option<T>> {
-        Ok(self.in_some(self.0.len().saturating_sub(1), there)?.pop())
-    }
-
-    fn in_some<T>(&self, from: usize, mut there: impl FnMut() -> Result<T>) -> Result<Vec<T>> {
-        if self.0.len() == 1 {
-            return Ok(vec![there()?]);
-        }
-        let enter = |file: &File| setns(file, CloneFlags::CLONE_NEWNET).context("setns");
-        let mut results = Vec::new();
-        for (_, file) in &self.0[from..] {
-            enter(file)?;
-            results.push(there());
-        }
-        enter(&self.0[0].1)?;
-        results.into_iter().collect()
-    }
 }

@@ -153,6 +153,14 @@ fn marks(tcp: &Tcp, length: u32, own: &Direction, other: &Direction) -> Vec<Mark
     marks
 }
 
+impl Segment {
+    /// Whether the kernel sends it for itself, as an interface has come up: RFC 4861, RFC 3810.
+    pub fn is_housekeeping(&self) -> bool {
+        let Protocol::Icmp(what) = &self.protocol else { return false };
+        self.source.is_ipv6() && ["multicast", "router", "neighbor"].iter().any(|kind| what.starts_with(kind))
+    }
+}
+
 fn icmpv4(kind: &Icmpv4Type) -> String {
     use etherparse::icmpv4::DestUnreachableHeader as Unreachable;
     match kind {

@@ -9,7 +9,7 @@ use nix::libc;
 
 use super::calls::{Entered, socket_inode};
 use super::model::{Socket, StateChange};
-use super::network::Networks;
+use super::networks::Networks;
 
 /// What the kernel's table said last, and what is known of each socket.
 pub struct States {
@@ -26,7 +26,13 @@ pub struct States {
 impl States {
     /// Nothing is known yet.
     pub fn new(only_ours: bool) -> States {
-        States { only_ours, ends: BTreeMap::new(), sockets: HashMap::new(), owners: HashMap::new(), our_ports: HashSet::new() }
+        States {
+            only_ours,
+            ends: BTreeMap::new(),
+            sockets: HashMap::new(),
+            owners: HashMap::new(),
+            our_ports: HashSet::new(),
+        }
     }
 
     /// A socket as it is known.

@@ -17,6 +17,8 @@ pub struct Thread {
     pub process: i32,
     /// Where it stands.
     pub place: Place,
+    /// When it was let go after its last socket call, or was first seen.
+    pub free_since: Instant,
     /// The number of the step in which it was last let into a call: who waited longest is next.
     pub let_in: u64,
     /// It was asleep whenever it was looked at, since then.
@@ -61,7 +63,15 @@ pub struct Inside {
 impl Thread {
     /// A thread that has just been seen for the first time.
     pub fn new(id: i32, process: i32) -> Thread {
-        Thread { id, process, place: Place::Runs, let_in: 0, asleep_since: None, stopped_at: None }
+        Thread {
+            id,
+            process,
+            place: Place::Runs,
+            free_since: Instant::now(),
+            let_in: 0,
+            asleep_since: None,
+            stopped_at: None,
+        }
     }
 
     /// It did something.

@@ -63,6 +63,10 @@ pub struct Tracer {
     pub processes: BTreeMap<i32, Process>,
     /// For whoever draws.
     pub reports: Vec<Report>,
+    /// Sockets whose calls are not stopped at: those to the kernel's own tables.
+    pub unseen: HashSet<u64>,
+    /// Processes that were stopped and are to go on.
+    roused: HashSet<i32>,
     /// Processes of another architecture, which were told.
     foreign: HashSet<i32>,
     /// How long threads stood still because of us, all together.
@@ -136,7 +140,13 @@ impl Tracer {
             WaitStatus::PtraceEvent(_, signal, PTRACE_EVENT_STOP) => self.stop(id, signal),
             WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXEC) => self.executed(id),
             WaitStatus::PtraceEvent(_, _, libc::PTRACE_EVENT_EXIT) => self.exits(id),
-            WaitStatus::PtraceEvent(..) => self.go_on(id, None), // the child reports itself
+            WaitStatus::PtraceEvent(..) => {
+                // A new child or thread reports itself once it runs. Who made it may have ended by then.
+                if let Ok(new) = ptrace::getevent(Pid::from_raw(id)) {
+                    self.know(new as i32);
+                }
+                self.go_on(id, None);
+            }
             WaitStatus::Stopped(_, signal) => self.signalled(id, signal),
             _ => {}
         }
@@ -147,7 +157,7 @@ impl Tracer {
         if self.threads.contains_key(&id) {
             return;
         }
-        let (process, parent) = family(id).unwrap_or((id, 0));
+        let Some((process, parent)) = family(id) else { return };
         self.threads.insert(id, Thread::new(id, process));
         if !self.processes.contains_key(&process) {
             let of = self.processes.get(&parent);
@@ -160,11 +170,17 @@ impl Tracer {
     fn system_call(&mut self, id: i32) {
         match registers::read(id) {
             Some(registers::Stop::Entry { number, args }) => {
+                if let Some(process) = continues(number, &args).filter(|process| self.is_suspended(*process)) {
+                    self.rouse(process);
+                }
                 if let Some(name) = hides_sockets(number) {
                     self.note(id, format!("{name}: calls that go through a ring are not seen"));
                 }
                 let began = self.threads.get(&id).and_then(|thread| self.processes.get(&thread.process));
-                match Entered::new(id, number, args).filter(|_| began.is_some_and(|process| process.began)) {
+                let began = began.is_some_and(|process| process.began);
+                let call = Entered::new(id, number, args).filter(|_| began);
+                let unseen = |call: &Entered| call.socket_inode(id).is_some_and(|inode| self.unseen.contains(&inode));
+                match call.filter(|call| !unseen(call)) {
                     Some(call) => self.set(id, Place::Asks(Box::new(call))),
                     None => self.go_on(id, None),
                 }
@@ -191,9 +207,13 @@ impl Tracer {
         let process = self.threads.get(&id).map_or(id, |thread| thread.process);
         let began = self.processes.get(&process).is_some_and(|process| process.began);
         if signal == Signal::SIGTRAP {
+            self.roused.remove(&process);
             return self.go_on(id, None);
         }
-        if !began {
+        if !began || self.roused.contains(&process) {
+            if began && process == id {
+                self.note(id, "goes on".into());
+            }
             let _ = kill(Pid::from_raw(id), Signal::SIGCONT); // ESRCH: it is gone
             return self.go_on(id, None);
         }
@@ -206,21 +226,40 @@ impl Tracer {
         self.stands_still_no_more(id);
     }
 
-    /// Traces again whoever was stopped and goes on.
+    /// Whether a process was stopped by a signal, and is not traced now.
+    pub fn is_suspended(&self, process: i32) -> bool {
+        self.threads.get(&process).is_some_and(|thread| matches!(thread.place, Place::Suspended))
+    }
+
+    /// Traces a stopped process again and continues it: it does nothing that is not seen.
+    pub fn rouse(&mut self, process: i32) {
+        let suspended = |thread: &&Thread| thread.process == process && matches!(thread.place, Place::Suspended);
+        let ids: Vec<i32> = self.threads.values().filter(suspended).map(|thread| thread.id).collect();
+        self.roused.insert(process);
+        for id in ids {
+            if ptrace::seize(Pid::from_raw(id), options()).is_ok() {
+                self.set(id, Place::Runs); // it reports its stop next
+            }
+        }
+    }
+
+    /// Traces again whoever was stopped and was continued from outside. Whether there was one.
     pub fn resume_tracing(&mut self) -> bool {
         let suspended = |thread: &&Thread| matches!(thread.place, Place::Suspended);
         let goes_on = |id: &i32| !matches!(Look::at(*id), Some(Look { state: b'T' | b't' }));
         let ids: Vec<i32> = self.threads.values().filter(suspended).map(|thread| thread.id).filter(goes_on).collect();
-        for id in &ids {
-            let pid = Pid::from_raw(*id);
+        let mut any = false;
+        for id in ids {
+            let pid = Pid::from_raw(id);
             if ptrace::seize(pid, options()).and_then(|()| ptrace::interrupt(pid)).is_ok() {
-                self.set(*id, Place::Runs);
-                self.note(*id, "goes on".into());
-            } else {
-                self.gone(*id, "ended while it was stopped".into(), 128 + Signal::SIGKILL as i32);
-            }
+                self.set(id, Place::Runs);
+                self.note(id, "goes on".into());
+                any = true;
+            } else if Look::at(id).is_none() {
+                self.gone(id, "ended while it was not traced".into(), 128 + Signal::SIGKILL as i32);
+            } // else it has ended; waitpid tells how
         }
-        !ids.is_empty()
+        any
     }
 
     /// A signal is on its way to a thread: it gets it.
@@ -303,4 +342,14 @@ impl Tracer {
         let process = self.threads.get(&id).map_or(id, |thread| thread.process);
         self.reports.push(Report::Note(process, text));
     }
+}
+
+/// The process that a call is about to continue.
+fn continues(number: u64, args: &[u64; 6]) -> Option<i32> {
+    let signal = match number as i64 {
+        libc::SYS_kill => args[1],
+        libc::SYS_tgkill => args[2],
+        _ => return None,
+    };
+    (signal as i32 == libc::SIGCONT).then_some(args[0] as i32)
 }

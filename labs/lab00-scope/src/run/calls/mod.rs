@@ -73,7 +73,8 @@ impl Entered {
 
     /// Whether it can make the kernel send at once: data, a SYN, a FIN, a reset, a new window.
     pub fn may_send(&self) -> bool {
-        let others = ["connect", "shutdown", "close", "dup2", "dup3", "setsockopt", "read", "readv", "accept", "accept4"];
+        let others =
+            ["connect", "shutdown", "close", "dup2", "dup3", "setsockopt", "read", "readv", "accept", "accept4"];
         self.sends() || self.spec.name.starts_with("recv") || others.contains(&self.spec.name)
     }
 
