@@ -50,9 +50,6 @@ use wire::Wire;
 /// The options of `run`.
 #[derive(clap::Args)]
 pub struct RunArgs {
-    /// No picture: a line for each event, with its time, calls in strace's notation
-    #[arg(long)]
-    plain: bool,
     /// Save the packets for Wireshark, tshark or tcpdump
     #[arg(long, value_name = "FILE")]
     pcap: Option<PathBuf>,
