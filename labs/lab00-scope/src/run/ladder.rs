@@ -21,6 +21,8 @@ const REPEATED: &[&str] = &[
 const LONGEST_PROGRAM: usize = 20;
 /// Of what a segment carries, so many bytes are shown.
 const DATA: usize = 24;
+/// Of one that carries more than this, none are.
+const MUCH: usize = 200;
 /// Calls that only ask.
 const QUESTIONS: &[&str] = &["getsockname", "getpeername", "getsockopt", "fcntl", "ioctl"];
 /// Of these the result is a number of bytes.
@@ -426,7 +428,7 @@ fn parts(segment: &Segment) -> Vec<String> {
 
 /// The first bytes that it carries, as strace writes them: `"Hello"`, `"aaaaaaaaaaaaaaaa"...`.
 fn data(segment: &Segment) -> String {
-    let carries = matches!(segment.protocol, Protocol::Tcp(_) | Protocol::Udp) && segment.payload > 0;
+    let carries = matches!(segment.protocol, Protocol::Tcp(_) | Protocol::Udp) && (1..=MUCH).contains(&segment.payload);
     let start = segment.bytes.len().checked_sub(segment.payload).filter(|_| carries);
     let Some(bytes) = start.and_then(|start| segment.bytes.get(start..)) else { return String::new() };
     let more = if bytes.len() > DATA { "..." } else { "" };
