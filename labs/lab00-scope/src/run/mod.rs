@@ -4,6 +4,7 @@ mod calls;
 mod commands;
 mod end;
 mod engine;
+mod last;
 pub mod model;
 mod network;
 mod networks;
