@@ -2,22 +2,32 @@
 
 mod calls;
 mod commands;
+#[cfg(test)]
+mod drawn;
 mod end;
 mod engine;
+mod flows;
+mod fold;
+mod json;
+mod ladder;
 mod last;
 pub mod model;
 mod network;
 mod networks;
+mod pcap;
 mod plain;
 mod registers;
 mod segments;
 mod signals;
 mod softirq;
 mod states;
+mod svg;
+mod text;
 mod threads;
 mod tracer;
 mod wire;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -25,16 +35,37 @@ use anyhow::{Result, ensure};
 use nix::sys::prctl::set_child_subreaper;
 
 use engine::Engine;
+use json::Json;
+use ladder::Shown;
 use model::Sink;
 use network::Network;
 use networks::Networks;
+use pcap::Pcap;
+use plain::Plain;
 use signals::Signals;
 use states::States;
+use svg::Svg;
+use text::Text;
 use wire::Wire;
 
 /// The options of `run`.
 #[derive(clap::Args)]
 pub struct RunArgs {
+    /// Save the packets for Wireshark, tshark or tcpdump
+    #[arg(long, value_name = "FILE")]
+    pcap: Option<PathBuf>,
+    /// Save the picture as a page for slides
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Save what happened, a line of JSON each
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Draw less: no Unix sockets, no questions such as getsockname, no time limits
+    #[arg(long)]
+    brief: bool,
+    /// Draw long transfers to their end; otherwise their first rounds are drawn, and the rest is counted
+    #[arg(long)]
+    whole: bool,
     /// Wait so many milliseconds after each step
     #[arg(long, value_name = "MS", default_value_t = 0)]
     slow: u64,
@@ -83,12 +114,12 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     ensure!((1..=commands.len()).contains(&typed_at), "--stdin {typed_at}: there are {} commands", commands.len());
     commands[typed_at - 1].typed_at = true;
 
+    let sinks = sinks(args)?;
     let signals = Signals::new()?;
     set_child_subreaper(true)?; // a daemon comes back to us
     let network = network::enter()?;
     let wire = if matches!(network, Network::Unseen) { None } else { Some(Wire::start()?) };
     let states = States::new(!matches!(network, Network::Private));
-    let sinks: Vec<Box<dyn Sink>> = vec![Box::new(plain::Plain::new())];
     let mut engine = Engine::new(commands, wire, states, signals, Networks::own()?, sinks);
     (engine.settles, engine.shows_all) = (args.settle, args.all);
     engine.slow = Duration::from_millis(args.slow);
@@ -100,4 +131,25 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     engine.note(None, network.name())?;
     let status = end::play(&mut engine)?;
     Ok(ExitCode::from(status))
+}
+
+/// Everybody who is told what happens.
+fn sinks(args: &RunArgs) -> Result<Vec<Box<dyn Sink>>> {
+    let shown = Shown { brief: args.brief, whole: args.whole, slow: Duration::from_millis(args.slow) };
+    let mut sinks: Vec<Box<dyn Sink>> = Vec::new();
+    if args.plain {
+        sinks.push(Box::new(Plain::new()));
+    } else {
+        sinks.push(Box::new(Text::new(shown)));
+    }
+    if let Some(path) = &args.pcap {
+        sinks.push(Box::new(Pcap::create(path)?));
+    }
+    if let Some(path) = &args.json {
+        sinks.push(Box::new(Json::create(path)?));
+    }
+    if let Some(path) = &args.svg {
+        sinks.push(Box::new(Svg::create(path, &args.commands.join(" "), shown)?));
+    }
+    Ok(sinks)
 }

@@ -265,6 +265,14 @@ pub trait Sink {
     /// Whatever writing fails with; the run is ended then.
     fn event(&mut self, event: &Event) -> anyhow::Result<()>;
 
+    /// The step is over; it may take long until the next event.
+    ///
+    /// # Errors
+    /// Whatever writing fails with.
+    fn step(&mut self) -> anyhow::Result<()> {
+        Ok(())
+    }
+
     /// The run is over.
     ///
     /// # Errors

@@ -72,7 +72,7 @@ impl Engine<'_> {
         for change in changes {
             self.emit(What::State(change))?;
         }
-        Ok(())
+        self.sinks.iter_mut().try_for_each(|sink| sink.step())
     }
 
     /// Lines that the commands printed.
