@@ -4,11 +4,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use kernel::State;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use super::engine::Engine;
+use super::last::{last_look, status};
 use super::threads::Place;
 use super::wire::Wire;
 
@@ -24,10 +24,6 @@ const LONELY: Duration = Duration::from_secs(1);
 const LEFT_BEHIND: Duration = Duration::from_secs(3);
 /// Between SIGINT, SIGTERM and SIGKILL.
 const GRACE: Duration = Duration::from_secs(2);
-/// What is in flight when the last process has ended.
-const LAST_LOOK: Duration = Duration::from_secs(1);
-/// Exit status after Ctrl-C, as of a shell.
-const INTERRUPTED: u8 = 130;
 
 /// How the run is brought to its end.
 #[derive(Default)]
@@ -64,7 +60,7 @@ pub fn play(engine: &mut Engine) -> Result<u8> {
         }
     }
     last_look(engine)?;
-    let status = status(engine, &ending)?;
+    let status = status(engine, ending.interrupted, &ending.ended_by_us)?;
     let (stopped, stops, all) = (engine.tracer.stopped, engine.tracer.stops, engine.elapsed());
     engine.note(
         None,
@@ -93,7 +89,8 @@ fn start_due(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
             Some(text) => before.has_printed(text),
             None => before.ready || before.listens && idle,
         };
-        if !due && !ended && !(silent && engine.commands[next].after.is_none()) {
+        let anyhow = silent && engine.commands[next].after.is_none();
+        if !(due || ended || anyhow) {
             return Ok(());
         }
         if let Some(text) = engine.commands[next].after.clone().filter(|_| !due) {
@@ -209,51 +206,4 @@ fn wait(engine: &mut Engine, idle: bool) -> Result<()> {
         others.extend(engine.wire.iter().flat_map(Wire::fds));
     }
     engine.signals.wait(&others, if idle && !suspended { NOW_AND_THEN } else { SOON })
-}
-
-/// Nobody runs any more: what is still in flight, and what the kernel keeps.
-fn last_look(engine: &mut Engine) -> Result<()> {
-    let began = Instant::now();
-    loop {
-        engine.print_outputs(true)?;
-        engine.between_steps(true)?;
-        use State::*;
-        let moves = |state| matches!(state, FinWait1 | LastAck | Closing | SynSent | SynReceived);
-        if !engine.states.ends().any(|(_, _, state)| moves(state)) || began.elapsed() > LAST_LOOK {
-            break;
-        }
-        engine.signals.sleep(NOW_AND_THEN / 10)?;
-    }
-    let left: Vec<String> = engine
-        .states
-        .ends()
-        .filter(|(_, _, state)| *state != State::Listen)
-        .map(|(local, peer, state)| format!("{state} {local} > {peer}"))
-        .collect();
-    if !left.is_empty() {
-        engine.note(None, format!("the kernel still keeps: {}", left.join(", ")))?;
-    }
-    Ok(())
-}
-
-/// What the commands' exit statuses come to.
-fn status(engine: &mut Engine, ending: &Ending) -> Result<u8> {
-    if ending.interrupted {
-        return Ok(INTERRUPTED);
-    }
-    let mut worst = u8::from(engine.failed);
-    for at in 0..engine.commands.len() {
-        let command = &engine.commands[at];
-        let name = command.words[0].clone();
-        match command.status {
-            Some(0) | None => {}
-            Some(status @ 126..=127) if !command.began => return Ok(status as u8),
-            Some(_) if ending.ended_by_us.contains(&at) => {}
-            Some(status) => {
-                engine.note(None, format!("{name} ended with exit status {status}"))?;
-                worst = 1;
-            }
-        }
-    }
-    Ok(worst)
 }

@@ -10,6 +10,7 @@ mod flows;
 mod fold;
 mod json;
 mod ladder;
+mod last;
 pub mod model;
 mod network;
 mod networks;

@@ -154,6 +154,15 @@ fn marks(tcp: &Tcp, length: u32, own: &Direction, other: &Direction) -> Vec<Mark
 }
 
 impl Segment {
+    /// Whether no call sends such a segment at once: a delayed acknowledgement, a retransmission, a probe.
+    pub fn is_timers(&self) -> bool {
+        let Protocol::Tcp(tcp) = &self.protocol else { return false };
+        let flags = tcp.flags;
+        let marks = [Mark::Retransmission, Mark::WindowProbe, Mark::KeepAlive];
+        self.payload == 0 && flags.ack && !(flags.syn || flags.fin || flags.rst)
+            || self.marks.iter().any(|mark| marks.contains(mark))
+    }
+
     /// Whether the kernel sends it for itself, as an interface has come up: RFC 4861, RFC 3810.
     pub fn is_housekeeping(&self) -> bool {
         let Protocol::Icmp(what) = &self.protocol else { return false };

@@ -121,6 +121,18 @@ impl States {
         Ok(changes)
     }
 
+    /// On a network that others use: which ports are ours now.
+    ///
+    /// # Errors
+    /// What sock_diag(7) says.
+    pub fn learn_ports(&mut self, networks: &Networks) -> Result<()> {
+        if self.only_ours {
+            networks.in_each(|| udp_sockets(0))?.concat().iter().for_each(|row| self.see("UDP", row));
+            networks.in_each(|| tcp_sockets(0))?.concat().iter().for_each(|row| self.see("TCP", row));
+        }
+        Ok(())
+    }
+
     /// The table knows a socket's addresses; a wildcard peer is none.
     fn see(&mut self, protocol: &'static str, row: &Row) {
         let (local, peer) = (row.pair.local, row.pair.peer);

@@ -54,8 +54,10 @@ pub struct Inside {
     pub call: Entered,
     /// When it was let in.
     pub since: Instant,
-    /// It was shown that it waits.
+    /// It sleeps there, or did.
     pub waits: bool,
+    /// It was shown that it does.
+    pub wait_shown: bool,
     /// The socket it is about, as it was before the call.
     pub socket: Option<Socket>,
 }

@@ -1,5 +1,7 @@
 //! What ptrace(2) reports, thread by thread: it tells where each stands, and lets go whoever has nothing to show.
 
+mod jobs;
+
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
@@ -7,28 +9,16 @@ use anyhow::{Context, Result};
 use nix::errno::Errno;
 use nix::libc;
 use nix::sys::ptrace::{self, Options};
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use super::calls::{Entered, hides_sockets};
 use super::registers;
-use super::threads::{Look, Place, Thread, family, program};
+use super::threads::{Place, Thread, family, program};
 
 /// The kernel's word for a stop that is no signal's: include/uapi/linux/ptrace.h.
 const PTRACE_EVENT_STOP: i32 = 128;
-
-/// Signals that come all the time and change nothing, and those whose effect is told.
-const QUIET: [Signal; 8] = [
-    Signal::SIGCHLD,
-    Signal::SIGURG,
-    Signal::SIGWINCH,
-    Signal::SIGCONT,
-    Signal::SIGSTOP,
-    Signal::SIGTSTP,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
 
 /// A process.
 pub struct Process {
@@ -170,7 +160,7 @@ impl Tracer {
     fn system_call(&mut self, id: i32) {
         match registers::read(id) {
             Some(registers::Stop::Entry { number, args }) => {
-                if let Some(process) = continues(number, &args).filter(|process| self.is_suspended(*process)) {
+                if let Some(process) = jobs::continues(number, &args).filter(|process| self.is_suspended(*process)) {
                     self.rouse(process);
                 }
                 if let Some(name) = hides_sockets(number) {
@@ -199,89 +189,6 @@ impl Tracer {
                 self.go_on(id, None);
             }
             None => self.go_on(id, None),
-        }
-    }
-
-    /// A new child, or a group-stop.
-    fn stop(&mut self, id: i32, signal: Signal) {
-        let process = self.threads.get(&id).map_or(id, |thread| thread.process);
-        let began = self.processes.get(&process).is_some_and(|process| process.began);
-        if signal == Signal::SIGTRAP {
-            self.roused.remove(&process);
-            return self.go_on(id, None);
-        }
-        if !began || self.roused.contains(&process) {
-            if began && process == id {
-                self.note(id, "goes on".into());
-            }
-            let _ = kill(Pid::from_raw(id), Signal::SIGCONT); // ESRCH: it is gone
-            return self.go_on(id, None);
-        }
-        // PTRACE_LISTEN would leave it stopped and traced; nix has no such call. It is let go, and taken again later.
-        if process == id {
-            self.note(id, format!("stopped by {signal}"));
-        }
-        let _ = ptrace::detach(Pid::from_raw(id), None);
-        self.set(id, Place::Suspended);
-        self.stands_still_no_more(id);
-    }
-
-    /// Whether a process was stopped by a signal, and is not traced now.
-    pub fn is_suspended(&self, process: i32) -> bool {
-        self.threads.get(&process).is_some_and(|thread| matches!(thread.place, Place::Suspended))
-    }
-
-    /// Traces a stopped process again and continues it: it does nothing that is not seen.
-    pub fn rouse(&mut self, process: i32) {
-        let suspended = |thread: &&Thread| thread.process == process && matches!(thread.place, Place::Suspended);
-        let ids: Vec<i32> = self.threads.values().filter(suspended).map(|thread| thread.id).collect();
-        self.roused.insert(process);
-        for id in ids {
-            if ptrace::seize(Pid::from_raw(id), options()).is_ok() {
-                self.set(id, Place::Runs); // it reports its stop next
-            }
-        }
-    }
-
-    /// Traces again whoever was stopped and was continued from outside. Whether there was one.
-    pub fn resume_tracing(&mut self) -> bool {
-        let suspended = |thread: &&Thread| matches!(thread.place, Place::Suspended);
-        let goes_on = |id: &i32| !matches!(Look::at(*id), Some(Look { state: b'T' | b't' }));
-        let ids: Vec<i32> = self.threads.values().filter(suspended).map(|thread| thread.id).filter(goes_on).collect();
-        let mut any = false;
-        for id in ids {
-            let pid = Pid::from_raw(id);
-            if ptrace::seize(pid, options()).and_then(|()| ptrace::interrupt(pid)).is_ok() {
-                self.set(id, Place::Runs);
-                self.note(id, "goes on".into());
-                any = true;
-            } else if Look::at(id).is_none() {
-                self.gone(id, "ended while it was not traced".into(), 128 + Signal::SIGKILL as i32);
-            } // else it has ended; waitpid tells how
-        }
-        any
-    }
-
-    /// A signal is on its way to a thread: it gets it.
-    fn signalled(&mut self, id: i32, signal: Signal) {
-        let process = self.threads.get(&id).map_or(id, |thread| thread.process);
-        let began = self.processes.get(&process).is_some_and(|process| process.began);
-        if began && !QUIET.contains(&signal) {
-            self.note(process, format!("gets {signal}"));
-        }
-        self.go_on(id, Some(signal));
-    }
-
-    /// The thread with a real-time signal: nix can neither name it nor pass it on.
-    fn find_nameless(&mut self) {
-        let ids: Vec<i32> = self.threads.values().filter(|thread| thread.stopped_at.is_none()).map(|t| t.id).collect();
-        for id in ids {
-            if let Ok(info) = ptrace::getsiginfo(Pid::from_raw(id)) {
-                self.note(id, format!("real-time signal {} is not passed on by this tool", info.si_signo));
-                self.go_on(id, None);
-            } else if Look::at(id).is_none() {
-                self.gone(id, "killed by a real-time signal".into(), 128);
-            }
         }
     }
 
@@ -342,14 +249,4 @@ impl Tracer {
         let process = self.threads.get(&id).map_or(id, |thread| thread.process);
         self.reports.push(Report::Note(process, text));
     }
-}
-
-/// The process that a call is about to continue.
-fn continues(number: u64, args: &[u64; 6]) -> Option<i32> {
-    let signal = match number as i64 {
-        libc::SYS_kill => args[1],
-        libc::SYS_tgkill => args[2],
-        _ => return None,
-    };
-    (signal as i32 == libc::SIGCONT).then_some(args[0] as i32)
 }
