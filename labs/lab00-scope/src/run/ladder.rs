@@ -17,8 +17,8 @@ const REPEATED: &[&str] = &[
     "sendmmsg", "sendfile", "splice", "poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait",
     "epoll_pwait2", "ioctl", "getsockname", "getpeername", "getsockopt",
 ];
-/// In a heading: two of these have room on a line of 79 columns.
-const LONGEST_PROGRAM: usize = 20;
+/// In a heading, between a program and its number; a blank will do where there is little room.
+pub const PROCESS: &str = ", process ";
 /// Of what a segment carries, so many bytes are shown.
 const DATA: usize = 24;
 /// Of one that carries more than this, none are.
@@ -365,10 +365,10 @@ impl Ladder {
             Shape::Turn { ends }
         } else {
             let who = addrs.map(|addr| match self.flows.owner(addr) {
-                Some(number) => self.processes.get(&number).map_or(format!("process {number}"), |process| {
-                    let room = process.program.chars().count() <= LONGEST_PROGRAM;
-                    format!("{}{} {number}", process.program, if room { ", process" } else { "" })
-                }),
+                Some(number) => {
+                    let program = self.processes.get(&number).map_or("", |process| process.program.as_str());
+                    format!("{program}{PROCESS}{number}").trim_start_matches(", ").into()
+                }
                 None => String::new(),
             });
             Shape::Heading { protocol, who, ends }
@@ -422,6 +422,8 @@ fn parts(segment: &Segment) -> Vec<String> {
         Protocol::Udp => vec!["datagram".into(), length],
         Protocol::Icmp(text) => vec!["ICMP".into(), text.clone()],
         Protocol::Other(2) => vec!["IGMP".into(), length],
+        Protocol::Other(6) => vec!["fragment of TCP".into(), length],
+        Protocol::Other(17) => vec!["fragment of UDP".into(), length],
         Protocol::Other(number) => vec![format!("IP protocol {number}"), length],
     }
 }
