@@ -24,7 +24,9 @@ const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
   lab00-scope                play all experiments
-  lab00-scope demo --pause   for the projector";
+  lab00-scope demo --pause   for the projector
+  lab00-scope run -- python3 server.py --and python3 client.py
+  lab00-scope run --slow 500 -- lab06-listen server --and lab06-listen client";
 
 #[derive(Parser)]
 #[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]
