@@ -264,7 +264,8 @@ impl Ladder {
         let to = from.other();
         let direction = if to == Side::Right { "to the right" } else { "to the left" };
         let mut marks: Vec<String> = segment.marks.iter().map(ToString::to_string).collect();
-        let marked = segment.marks.iter().any(|mark| !matches!(mark, Mark::WindowUpdate | Mark::ZeroWindow));
+        let marked =
+            segment.marks.iter().any(|mark| !matches!(mark, Mark::WindowUpdate | Mark::ZeroWindow | Mark::Reset));
         let kind = match (&segment.protocol, segment.payload) {
             (Protocol::Tcp(tcp), _) if tcp.flags.syn || tcp.flags.fin || tcp.flags.rst => None,
             (Protocol::Tcp(_), 0) => Some("ACK"),
@@ -276,7 +277,8 @@ impl Ladder {
             true => format!("{what} {direction}"),
             false => format!("{what} {direction} ({})", marks.join(", ")),
         });
-        if let Cause::End(process) = segment.cause {
+        let ends = matches!(&segment.protocol, Protocol::Tcp(tcp) if tcp.flags.fin || tcp.flags.rst) && !marked;
+        if let (Cause::End(process), true) = (segment.cause, ends) {
             marks.push(format!("by the end of {process}"));
         }
         let lost = segment.marks.contains(&Mark::Lost);
