@@ -201,7 +201,7 @@ fn rouse(engine: &mut Engine) -> Result<()> {
 fn wait(engine: &mut Engine, idle: bool) -> Result<()> {
     let mut others: Vec<BorrowedFd> =
         engine.commands.iter().flat_map(|command| command.open_outputs()).map(|file| file.as_fd()).collect();
-    let suspended = engine.tracer.threads.values().any(|thread| matches!(thread.place, Place::Suspended));
+    let suspended = engine.tracer.threads.values().any(|thread| matches!(thread.place, Place::Suspended(_)));
     if idle {
         others.extend(engine.wire.iter().flat_map(Wire::fds));
     }

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, SystemTime};
 
 use etherparse::{Icmpv4Type, Icmpv6Type, NetSlice, SlicedPacket, TcpOptionElement, TcpSlice, TransportSlice};
 
@@ -23,7 +24,12 @@ struct Direction {
     shift: Option<u8>,
     /// A reset ended the connection.
     over: bool,
+    /// When the last segment that wants an answer was sent.
+    asked_at: Option<SystemTime>,
 }
+
+/// An acknowledgement that comes later than this was delayed by the kernel: include/net/tcp.h has TCP_DELACK_MIN, 40 ms.
+const DELAYED: Duration = Duration::from_millis(30);
 
 /// All directions of all connections that were seen.
 #[derive(Default)]
@@ -43,12 +49,13 @@ impl Segments {
             NetSlice::Arp(_) => return None,
         };
         let ends = |source, destination| (SocketAddr::new(from, source), SocketAddr::new(to, destination));
-        let mut marks = Vec::new();
+        let (mut marks, mut cause) = (Vec::new(), Cause::Unknown);
         let ((source, destination), protocol, payload) = match sliced.transport.as_ref() {
             Some(TransportSlice::Tcp(tcp)) => {
                 let (source, destination) = ends(tcp.source_port(), tcp.destination_port());
                 let (fields, found) = self.tcp(source, destination, tcp);
                 marks = found;
+                cause = self.cause(source, destination, packet.taken_at, &fields, tcp.payload().len());
                 ((source, destination), Protocol::Tcp(fields), tcp.payload().len())
             }
             Some(TransportSlice::Udp(udp)) => {
@@ -73,7 +80,26 @@ impl Segments {
         }
         drop(sliced); // it borrows the packet
         let Packet { bytes, taken_at, .. } = packet;
-        Some(Segment { source, destination, protocol, payload, marks, bytes, taken_at, cause: Cause::Unknown })
+        Some(Segment { source, destination, protocol, payload, marks, bytes, taken_at, cause })
+    }
+
+    /// A delayed acknowledgement is a timer's, whenever it is read; of the others the segment itself does not tell.
+    fn cause(
+        &mut self,
+        source: SocketAddr,
+        destination: SocketAddr,
+        at: SystemTime,
+        tcp: &Tcp,
+        payload: usize,
+    ) -> Cause {
+        let counted = payload > 0 || tcp.flags.syn || tcp.flags.fin;
+        if let Some(own) = self.0.get_mut(&(source, destination)).filter(|_| counted) {
+            own.asked_at = Some(at);
+        }
+        let asked_at = self.0.get(&(destination, source)).and_then(|other| other.asked_at);
+        let waited = asked_at.and_then(|asked| at.duration_since(asked).ok());
+        let late = !counted && tcp.flags.ack && !tcp.flags.rst && waited.is_some_and(|waited| waited > DELAYED);
+        if late { Cause::Timer } else { Cause::Unknown }
     }
 
     /// Whether something was sent that is not acknowledged yet.

@@ -8,6 +8,8 @@ use super::model::Socket;
 
 /// Asleep for as long: it waits, and is not only on its way.
 const SETTLED: Duration = Duration::from_millis(2);
+/// A thread that was stopped by a signal reaches its stop within this time, or was continued before.
+const ARRIVES: Duration = Duration::from_millis(500);
 
 /// A thread.
 pub struct Thread {
@@ -42,7 +44,29 @@ pub enum Place {
     /// On its way out.
     Ends,
     /// Stopped by a signal as a shell stops a job, and not traced until it goes on.
-    Suspended,
+    Suspended(Suspended),
+}
+
+/// A thread on its way to a stop, or there.
+pub struct Suspended {
+    /// When it was let go.
+    since: Instant,
+    /// It was seen there.
+    arrived: bool,
+}
+
+impl Suspended {
+    /// Let go now.
+    pub fn new() -> Suspended {
+        Suspended { since: Instant::now(), arrived: false }
+    }
+
+    /// Whether it goes on: it was seen stopped and is not now, or it never gets there.
+    pub fn is_over(&mut self, thread: i32) -> bool {
+        let stands = matches!(Look::at(thread), Some(Look { state: b'T' | b't' }));
+        self.arrived |= stands;
+        !stands && (self.arrived || self.since.elapsed() > ARRIVES)
+    }
 }
 
 /// A socket call that was let in.

@@ -52,11 +52,8 @@ impl Engine<'_> {
         let began = Instant::now();
         while self.segments.in_flight() && began.elapsed() < LONGEST_DELAY {
             self.signals.sleep(Duration::from_millis(1))?;
-            let segments = self.take_segments(Cause::Timer)?;
-            if !segments.is_empty() {
-                let changes = self.states.changes(&self.networks, None)?;
-                self.show_wire(segments, changes)?;
-            }
+            let (segments, changes) = self.gather(Cause::Timer, None, false)?;
+            self.show_wire(segments, changes)?;
         }
         Ok(())
     }
@@ -110,8 +107,7 @@ impl Engine<'_> {
                     if of.told {
                         self.emit(What::Ended { process: process as u32, how })?;
                     }
-                    let segments = self.take_segments(Cause::End(process as u32))?;
-                    let changes = self.states.changes(&self.networks, None)?;
+                    let (segments, changes) = self.gather(Cause::End(process as u32), None, true)?;
                     self.show_wire(segments, changes)?;
                 }
                 Report::Note(process, text) => {

@@ -1,5 +1,6 @@
 //! A step: the call that was made, the segments that it sent, the states that it changed.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
@@ -75,23 +76,35 @@ impl Engine<'_> {
     /// What the wire and the table have to say after a call.
     pub(super) fn look(&mut self, inside: &Inside) -> Result<(Vec<Segment>, Vec<StateChange>)> {
         let first = inside.socket.as_ref().and_then(|socket| socket.local);
-        let mut segments = self.take_segments(Cause::Call(inside.number))?;
-        let mut changes = Vec::new();
-        while inside.call.may_change_a_state() || !segments.is_empty() {
-            let now = self.states.changes(&self.networks, first)?;
-            if now.is_empty() {
-                break;
-            }
-            // A timer may act between the two looks: the segment that explains a state is looked for once more.
-            changes.extend(now);
-            segments.extend(self.take_segments(Cause::Call(inside.number))?);
-        }
+        let dump = inside.call.may_change_a_state();
+        let (mut segments, changes) = self.gather(Cause::Call(inside.number), first, dump)?;
         let socket = inside.socket.as_ref().map(|socket| self.states.socket(socket.inode));
         for segment in &mut segments {
             let own = segment.cause == Cause::Call(inside.number);
             if own && !(inside.call.may_send() && touches(socket.as_ref(), segment)) {
                 segment.cause = if segment.is_timers() { Cause::Timer } else { Cause::Unknown };
             }
+        }
+        Ok((segments, changes))
+    }
+
+    /// Segments, and the states behind them; `dump`: a state may have changed without a segment.
+    pub(super) fn gather(
+        &mut self,
+        cause: Cause,
+        first: Option<SocketAddr>,
+        dump: bool,
+    ) -> Result<(Vec<Segment>, Vec<StateChange>)> {
+        let mut segments = self.take_segments(cause)?;
+        let mut changes = Vec::new();
+        while dump || !segments.is_empty() {
+            let now = self.states.changes(&self.networks, first)?;
+            if now.is_empty() {
+                break;
+            }
+            // A timer may act between the two looks: the segment that explains a state is looked for once more.
+            changes.extend(now);
+            segments.extend(self.take_segments(cause)?);
         }
         Ok((segments, changes))
     }
@@ -109,6 +122,7 @@ impl Engine<'_> {
         segments.retain(|segment| all || !segment.is_housekeeping());
         for segment in &mut segments {
             segment.cause = match self.sender(segment) {
+                _ if segment.cause == Cause::Timer => Cause::Timer,
                 Some(number) => Cause::Call(number),
                 None if cause == Cause::Unknown && segment.is_timers() => Cause::Timer,
                 None => cause,
@@ -139,11 +153,8 @@ impl Engine<'_> {
     /// What the instruments and the sinks fail with.
     pub fn between_steps(&mut self, timers: bool) -> Result<()> {
         let cause = if self.idle() { Cause::Timer } else { Cause::Unknown };
-        let segments = self.take_segments(cause)?;
-        if timers || !segments.is_empty() {
-            let changes = self.states.changes(&self.networks, None)?;
-            self.show_wire(segments, changes)?;
-        }
+        let (segments, changes) = self.gather(cause, None, timers)?;
+        self.show_wire(segments, changes)?;
         Ok(())
     }
 }

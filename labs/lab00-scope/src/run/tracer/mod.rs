@@ -57,6 +57,8 @@ pub struct Tracer {
     pub unseen: HashSet<u64>,
     /// Processes that were stopped and are to go on.
     roused: HashSet<i32>,
+    /// Processes that were stopped and are to be killed.
+    doomed: HashSet<i32>,
     /// Processes of another architecture, which were told.
     foreign: HashSet<i32>,
     /// How long threads stood still because of us, all together.
@@ -160,8 +162,8 @@ impl Tracer {
     fn system_call(&mut self, id: i32) {
         match registers::read(id) {
             Some(registers::Stop::Entry { number, args }) => {
-                if let Some(process) = jobs::continues(number, &args).filter(|process| self.is_suspended(*process)) {
-                    self.rouse(process);
+                if let Some((process, signal)) = jobs::signals(id, number, &args) {
+                    self.before_signal(process, signal);
                 }
                 if let Some(name) = hides_sockets(number) {
                     self.note(id, format!("{name}: calls that go through a ring are not seen"));
