@@ -14,6 +14,8 @@ use super::model::{Event, Sink};
 const THREE_LANES: usize = 95;
 /// The lane of the wire: `PSH+ACK seq 15 ack 15 len 14 win 65536` has room on an arrow.
 const WIRE: usize = 45;
+/// Of an arrow, at least so much is drawn: `-- ` before the label, ` >` behind it.
+const ARROW: usize = 5;
 /// Further lines of a call begin so far to the right.
 const HANG: usize = 2;
 
@@ -95,10 +97,12 @@ pub fn lines(row: &Row, width: usize) -> Vec<String> {
             page.states(left, right, &stamp)
         }
         Shape::Arrow { to, parts, marks, data, lost } => {
-            let mut label = parts.clone();
-            label.extend(marks.iter().map(|mark| format!("* {mark}")));
-            label.extend((!stamp.is_empty()).then(|| stamp.trim().into()));
-            page.arrow(*to, &label, data, *lost)
+            let marks = marks.iter().map(|mark| format!("* {mark}"));
+            let behind: Vec<String> = marks.chain((!stamp.is_empty()).then(|| stamp.trim().into())).collect();
+            let with_data = [parts, std::slice::from_ref(data), &behind].concat();
+            let label =
+                if !data.is_empty() && page.has_room(&with_data) { with_data } else { [&parts[..], &behind].concat() };
+            page.arrow(*to, &label, *lost)
         }
     };
     let cut = |line: String| line.chars().take(width).collect::<String>().trim_end().to_string();
@@ -191,9 +195,15 @@ impl Page {
         self.ends([left, right], stamp)
     }
 
+    /// Whether such a label has room on an arrow.
+    fn has_room(&self, parts: &[String]) -> bool {
+        let blanks = parts.len().saturating_sub(1) + ARROW;
+        parts.iter().map(|part| part.chars().count()).sum::<usize>() + blanks <= self.lanes[1]
+    }
+
     /// An arrow with its label on the first line; what has no room there stands below it.
-    fn arrow(&self, to: Side, parts: &[String], data: &str, lost: bool) -> Vec<String> {
-        let (w, room) = (self.lanes[1], self.lanes[1].saturating_sub(5));
+    fn arrow(&self, to: Side, parts: &[String], lost: bool) -> Vec<String> {
+        let (w, room) = (self.lanes[1], self.lanes[1].saturating_sub(ARROW));
         let mut labels: Vec<String> = Vec::new();
         for part in parts.iter().flat_map(|part| wrapped(part, room, 0)) {
             match labels.last_mut() {
@@ -203,12 +213,8 @@ impl Page {
                 _ => labels.push(part),
             }
         }
-        let only = labels.len() == 1;
-        if let Some(label) = labels.first_mut().filter(|label| only && label.chars().count() + 1 + data.len() <= room) {
-            *label = format!("{label} {data}").trim_end().into();
-        }
         let label = labels.first().cloned().unwrap_or_default();
-        let dashes = w.saturating_sub(label.chars().count() + 5);
+        let dashes = w.saturating_sub(label.chars().count() + ARROW);
         let shaft = |ends: &str| match lost {
             // It does not arrive.
             true => repeat_n('-', dashes.saturating_sub(3)).collect::<String>() + "X  ",
