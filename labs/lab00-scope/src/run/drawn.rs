@@ -286,7 +286,7 @@ fn any_what() -> impl Strategy<Value = What> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 100, failure_persistence: None, ..ProptestConfig::default() })]
     #[test]
     fn no_run_leaves_the_width_or_acts_on_the_terminal(
         happened in proptest::collection::vec((any_what(), 0..2000u64), 0..60),

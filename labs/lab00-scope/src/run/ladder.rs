@@ -17,10 +17,12 @@ const REPEATED: &[&str] = &[
     "sendmmsg", "sendfile", "splice", "poll", "ppoll", "select", "pselect6", "epoll_wait", "epoll_pwait",
     "epoll_pwait2", "ioctl", "getsockname", "getpeername", "getsockopt",
 ];
-/// In a heading: two of these have room on a line of 79 columns.
-const LONGEST_PROGRAM: usize = 20;
+/// In a heading, between a program and its number; a blank will do where there is little room.
+pub const PROCESS: &str = ", process ";
 /// Of what a segment carries, so many bytes are shown.
 const DATA: usize = 24;
+/// Of one that carries more than this, none are.
+const MUCH: usize = 200;
 /// Calls that only ask.
 const QUESTIONS: &[&str] = &["getsockname", "getpeername", "getsockopt", "fcntl", "ioctl"];
 /// Of these the result is a number of bytes.
@@ -262,7 +264,8 @@ impl Ladder {
         let to = from.other();
         let direction = if to == Side::Right { "to the right" } else { "to the left" };
         let mut marks: Vec<String> = segment.marks.iter().map(ToString::to_string).collect();
-        let marked = segment.marks.iter().any(|mark| !matches!(mark, Mark::WindowUpdate | Mark::ZeroWindow));
+        let marked =
+            segment.marks.iter().any(|mark| !matches!(mark, Mark::WindowUpdate | Mark::ZeroWindow | Mark::Reset));
         let kind = match (&segment.protocol, segment.payload) {
             (Protocol::Tcp(tcp), _) if tcp.flags.syn || tcp.flags.fin || tcp.flags.rst => None,
             (Protocol::Tcp(_), 0) => Some("ACK"),
@@ -274,7 +277,8 @@ impl Ladder {
             true => format!("{what} {direction}"),
             false => format!("{what} {direction} ({})", marks.join(", ")),
         });
-        if let Cause::End(process) = segment.cause {
+        let ends = matches!(&segment.protocol, Protocol::Tcp(tcp) if tcp.flags.fin || tcp.flags.rst) && !marked;
+        if let (Cause::End(process), true) = (segment.cause, ends) {
             marks.push(format!("by the end of {process}"));
         }
         let lost = segment.marks.contains(&Mark::Lost);
@@ -363,10 +367,10 @@ impl Ladder {
             Shape::Turn { ends }
         } else {
             let who = addrs.map(|addr| match self.flows.owner(addr) {
-                Some(number) => self.processes.get(&number).map_or(format!("process {number}"), |process| {
-                    let room = process.program.chars().count() <= LONGEST_PROGRAM;
-                    format!("{}{} {number}", process.program, if room { ", process" } else { "" })
-                }),
+                Some(number) => {
+                    let program = self.processes.get(&number).map_or("", |process| process.program.as_str());
+                    format!("{program}{PROCESS}{number}").trim_start_matches(", ").into()
+                }
                 None => String::new(),
             });
             Shape::Heading { protocol, who, ends }
@@ -420,13 +424,15 @@ fn parts(segment: &Segment) -> Vec<String> {
         Protocol::Udp => vec!["datagram".into(), length],
         Protocol::Icmp(text) => vec!["ICMP".into(), text.clone()],
         Protocol::Other(2) => vec!["IGMP".into(), length],
+        Protocol::Other(6) => vec!["fragment of TCP".into(), length],
+        Protocol::Other(17) => vec!["fragment of UDP".into(), length],
         Protocol::Other(number) => vec![format!("IP protocol {number}"), length],
     }
 }
 
 /// The first bytes that it carries, as strace writes them: `"Hello"`, `"aaaaaaaaaaaaaaaa"...`.
 fn data(segment: &Segment) -> String {
-    let carries = matches!(segment.protocol, Protocol::Tcp(_) | Protocol::Udp) && segment.payload > 0;
+    let carries = matches!(segment.protocol, Protocol::Tcp(_) | Protocol::Udp) && (1..=MUCH).contains(&segment.payload);
     let start = segment.bytes.len().checked_sub(segment.payload).filter(|_| carries);
     let Some(bytes) = start.and_then(|start| segment.bytes.get(start..)) else { return String::new() };
     let more = if bytes.len() > DATA { "..." } else { "" };

@@ -22,6 +22,8 @@ struct Direction {
     window: u32,
     /// How far windows are shifted, from the SYN.
     shift: Option<u8>,
+    /// A reset ended the connection.
+    over: bool,
     /// When the last segment that wants an answer was sent.
     asked_at: Option<SystemTime>,
 }
@@ -103,7 +105,7 @@ impl Segments {
     /// Whether something was sent that is not acknowledged yet.
     pub fn in_flight(&self) -> bool {
         self.0.iter().any(|((source, destination), own)| {
-            let answers = self.0.get(&(*destination, *source));
+            let answers = self.0.get(&(*destination, *source)).filter(|answers| !answers.over);
             answers.is_some_and(|answers| (own.next.wrapping_sub(answers.ack) as i32) > 0)
         })
     }
@@ -145,8 +147,8 @@ impl Segments {
         }
         (own.ack, own.window) = (ack, window);
         if flags.rst {
-            // Nothing follows; and nothing that was sent before is acknowledged any more.
-            (other.next, own.next) = (own.ack, other.ack);
+            // Nothing that was sent before is acknowledged any more; it may be sent again.
+            (own.over, other.over) = (true, true);
         }
         self.0.insert((source, destination), own);
         if knows_other {
@@ -165,12 +167,15 @@ fn marks(tcp: &Tcp, length: u32, own: &Direction, other: &Direction) -> Vec<Mark
     }
     let counted = length + u32::from(flags.syn) + u32::from(flags.fin);
     let behind = (own.next.wrapping_sub(tcp.seq) as i32) > 0; // something of it was sent before
-    if !flags.syn && !flags.fin && length <= 1 && tcp.seq.wrapping_add(1) == own.next && behind {
+    // A keep-alive and a probe repeat the last byte that was acknowledged, or its number: RFC 9293 3.8.4, 3.8.6.1.
+    let asks = !flags.syn && !flags.fin && length <= 1 && tcp.seq.wrapping_add(1) == other.ack;
+    if asks && behind {
         marks.push(if other.window == 0 { Mark::WindowProbe } else { Mark::KeepAlive });
     } else if counted > 0 && behind {
         marks.push(Mark::Retransmission);
     } else if counted == 0 && flags.ack && tcp.ack == own.ack {
-        if tcp.window > own.window {
+        // That of a SYN is not scaled, so the next one may be a little larger by rounding.
+        if tcp.window.saturating_sub(own.window) >= 1 << own.shift.unwrap_or(0).min(14) {
             marks.push(Mark::WindowUpdate);
         } else if tcp.window == own.window && (other.next.wrapping_sub(tcp.ack) as i32) > 0 {
             marks.push(Mark::DuplicateAck);

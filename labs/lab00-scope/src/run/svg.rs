@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use shared::{At, escaped};
 
 use super::flows::Side;
-use super::ladder::{Ladder, Row, Shape, Shown, Told};
+use super::ladder::{Ladder, PROCESS, Row, Shape, Shown, Told};
 use super::model::{Event, Sink};
 use super::text::wrapped;
 
@@ -101,7 +101,12 @@ impl Page {
             Shape::Heading { protocol, who, ends } => {
                 self.y += LINE;
                 for (side, at) in [(Side::Left, 0), (Side::Right, 1)] {
-                    self.at_end(side, &who[at], "head", false);
+                    let who = if who[at].chars().count() > AT_END {
+                        who[at].replacen(PROCESS, " ", 1)
+                    } else {
+                        who[at].clone()
+                    };
+                    self.at_end(side, &wrapped(&who, AT_END, 0)[0], "head", false);
                 }
                 self.text(middle(), self.y, "middle", "head", protocol);
                 self.next(1);

@@ -7,13 +7,13 @@ use anyhow::Result;
 use shared::{Screen, escaped};
 
 use super::flows::Side;
-use super::ladder::{Ladder, Row, Shape, Shown, Told};
+use super::ladder::{Ladder, PROCESS, Row, Shape, Shown, Told};
 use super::model::{Event, Sink};
 
 /// From so many columns on the wire has a lane of its own.
 const THREE_LANES: usize = 95;
-/// The lane of the wire; its longest usual label has about 35 characters.
-const WIRE: usize = 41;
+/// The lane of the wire: `PSH+ACK seq 15 ack 15 len 14 win 65536` has room on an arrow.
+const WIRE: usize = 45;
 /// Further lines of a call begin so far to the right.
 const HANG: usize = 2;
 
@@ -84,6 +84,7 @@ pub fn lines(row: &Row, width: usize) -> Vec<String> {
         }
         Shape::Heading { protocol, who, ends } => {
             let mut lines = vec![String::new()];
+            let who = page.with_numbers(who);
             lines.extend(page.ends([&who[0], &who[1]], protocol));
             lines.extend(page.ends([&ends[0], &ends[1]], ""));
             lines
@@ -124,6 +125,14 @@ impl Page {
     fn row(&self, left: &str, wire: &str, right: &str) -> String {
         let [l, w, _] = self.lanes;
         format!("{left:<l$}|{wire:<w$}|{right}")
+    }
+
+    /// Who is at the ends: program and process, in fewer words where there is little room.
+    fn with_numbers(&self, who: &[String; 2]) -> [String; 2] {
+        let [l, w, _] = self.lanes;
+        let room = if self.three { l.saturating_sub(1) } else { w.saturating_sub(8) / 2 };
+        let fits = |who: &String| who.chars().count() <= room;
+        who.each_ref().map(|who| if fits(who) { who.clone() } else { who.replacen(PROCESS, " ", 1) })
     }
 
     /// Something at the left end and something at the right end, each near its wall.
@@ -184,7 +193,7 @@ impl Page {
 
     /// An arrow with its label on the first line; what has no room there stands below it.
     fn arrow(&self, to: Side, parts: &[String], data: &str, lost: bool) -> Vec<String> {
-        let (w, room) = (self.lanes[1], self.lanes[1].saturating_sub(6));
+        let (w, room) = (self.lanes[1], self.lanes[1].saturating_sub(5));
         let mut labels: Vec<String> = Vec::new();
         for part in parts.iter().flat_map(|part| wrapped(part, room, 0)) {
             match labels.last_mut() {
