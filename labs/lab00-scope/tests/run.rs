@@ -404,3 +404,85 @@ fn nothing_outlives_a_killed_run() {
     drop(role);
     assert_nothing_left(&mark);
 }
+
+/// Another lab's program, built beside this one.
+fn other_lab(name: &str) -> Option<String> {
+    let program = Path::new(LAB).with_file_name(name);
+    let missing = !program.is_file();
+    (!skip_without(missing, name, &format!("cargo build -p {name}"))).then(|| program.to_str().unwrap().into())
+}
+
+#[test]
+fn a_labs_server_and_client_meet() {
+    let Some(lab06) = other_lab("lab06-listen") else { return };
+    let seen = scope(&["--settle", "--", &lab06, "server", "--and", &lab06, "client"]);
+    assert_eq!(seen.code, 0, "{}", seen.all);
+    seen.assert_order(&["-> LISTEN", "SYN seq=0", "SYN+ACK", "ESTABLISHED", "New client connected", "get SIGINT"]);
+    seen.assert_order(&["FIN+ACK", "-> TIME-WAIT", "exited with 0", "exited with 0"]);
+}
+
+#[test]
+fn a_labs_demo_is_drawn_with_its_own_words() {
+    let Some(lab09) = other_lab("lab09-shutdown") else { return };
+    let seen = scope(&["--settle", "--", &lab09, "demo", "linger-0"]);
+    assert_eq!(seen.code, 0, "{}", seen.all);
+    seen.assert_order(&["7   linger-0", "close(", "RST+ACK", "reset", "ESTABLISHED -> CLOSED", "verdict"]);
+    assert!(seen.lines.iter().any(|line| line.contains("RST+ACK") && line.contains("(#")), "{}", seen.all);
+    assert!(!seen.all.contains("AF_NETLINK, nl_pid") && !seen.all.contains("F_GETFD"), "{}", seen.all);
+    let Some(lab10) = other_lab("lab10-timewait") else { return };
+    let seen = scope(&["--settle", "--", &lab10, "demo", "closes-first"]);
+    assert_eq!(seen.code, 0, "{}", seen.all);
+    assert_eq!(
+        seen.that_begin("state").iter().filter(|line| line.ends_with("-> TIME-WAIT")).count(),
+        2,
+        "{}",
+        seen.all
+    );
+}
+
+#[test]
+fn two_hosts_and_their_cable_are_seen() {
+    let Some(lab12) = other_lab("lab12-broken-pipe") else { return };
+    let seen = scope(&["--", &lab12, "demo", "link-down"]);
+    assert_eq!(seen.code, 0, "{}", seen.all);
+    if !seen.all.contains("SKIPPED") {
+        seen.assert_order(&[
+            "10.0.0.1:7777", "SYN seq=0", "SYN+ACK", "ip link set eth0 down", "sendto(6, \"line\"", "len=4",
+        ]);
+    }
+}
+
+#[test]
+fn the_same_run_is_told_in_the_same_order() {
+    let Some(python) = python() else { return };
+    let told = || {
+        let seen = scope(&["--settle", "--", python, "-c", SERVER, "--and", python, "-c", CLIENT]);
+        let word = |line: &String| line.split_whitespace().take(2).map(normal).collect::<Vec<_>>().join(" ");
+        let lines: Vec<String> = seen.lines.iter().filter(|line| !line.contains("traced: ")).map(word).collect();
+        (lines, seen.all)
+    };
+    let (first, all) = told();
+    for _ in 0..2 {
+        let (next, all_next) = told();
+        assert_eq!(next, first, "{all}\n{all_next}");
+    }
+}
+
+#[test]
+fn an_unknown_call_is_refused_by_name() {
+    let seen = scope(&["--only", "conect", "--", "true"]);
+    assert_eq!(seen.code, 1, "{}", seen.all);
+    assert!(seen.all.contains("--only conect: no such call; there are accept, accept4, bind"), "{}", seen.all);
+}
+
+#[test]
+fn a_slow_run_waits_after_each_step() {
+    let Some(python) = python() else { return };
+    let program = "import socket; s = socket.socket(); s.bind(('127.0.0.1', 4444)); s.listen(1)";
+    let lasts = |seen: &Seen| -> f64 {
+        let line = seen.lines.iter().find(|line| line.contains("traced: ")).unwrap();
+        line.split("took ").nth(1).unwrap().trim_end_matches(" s").parse().unwrap()
+    };
+    let seen = scope(&["--slow", "300", "--", python, "-c", program]);
+    assert!(lasts(&seen) > 0.9, "{}", seen.all); // three calls at least
+}

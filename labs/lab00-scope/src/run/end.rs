@@ -32,6 +32,8 @@ struct Ending {
     sent: Option<(Signal, Instant)>,
     /// Somebody pressed Ctrl-C.
     interrupted: bool,
+    /// It was told that a command says nothing.
+    told_silence: bool,
     /// How many requests to end were answered.
     answered: u32,
     /// Commands whose status says nothing, as they were ended by us.
@@ -44,6 +46,7 @@ struct Ending {
 /// What the instruments and the sinks fail with.
 pub fn play(engine: &mut Engine) -> Result<u8> {
     let mut ending = Ending::default();
+    let mut looked = Instant::now();
     loop {
         start_due(engine, &mut ending)?;
         while engine.advance()? && engine.signals.asked_to_end == ending.answered {}
@@ -55,8 +58,9 @@ pub fn play(engine: &mut Engine) -> Result<u8> {
         rouse(engine)?;
         let idle = engine.idle();
         wait(engine, idle)?;
-        if idle && engine.idle() {
+        if idle && engine.idle() || looked.elapsed() > NOW_AND_THEN && !engine.in_a_step() {
             engine.between_steps(true)?;
+            looked = Instant::now();
         }
     }
     last_look(engine)?;
@@ -91,6 +95,10 @@ fn start_due(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
         };
         let anyhow = silent && engine.commands[next].after.is_none();
         if !(due || ended || anyhow) {
+            if silent && !std::mem::replace(&mut ending.told_silence, true) {
+                let text = engine.commands[next].after.clone().unwrap_or_default();
+                engine.note(None, format!("{name} waits, and has not printed {text:?} yet; Ctrl-C ends the run"))?;
+            }
             return Ok(());
         }
         if let Some(text) = engine.commands[next].after.clone().filter(|_| !due) {

@@ -69,7 +69,7 @@ pub struct RunArgs {
     /// Wait so many milliseconds after each step
     #[arg(long, value_name = "MS", default_value_t = 0)]
     slow: u64,
-    /// Show only these calls, separated by commas: connect,accept (accept is also accept4)
+    /// Show only these calls, separated by commas: connect,accept,send
     #[arg(long, value_name = "CALLS", value_delimiter = ',')]
     only: Vec<String>,
     /// Write a line for each event, without a picture
@@ -109,6 +109,10 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     if args.stub {
         return commands::stub(&args.commands);
     }
+    for name in &args.only {
+        let known = calls::names();
+        ensure!(known.contains(&name.as_str()), "--only {name}: no such call; there are {}", known.join(", "));
+    }
     let mut commands = commands::split(&args.commands, args.after.as_deref())?;
     let typed_at = args.stdin.unwrap_or(commands.len());
     ensure!((1..=commands.len()).contains(&typed_at), "--stdin {typed_at}: there are {} commands", commands.len());
@@ -124,10 +128,7 @@ pub fn run(args: &RunArgs) -> Result<ExitCode> {
     (engine.settles, engine.shows_all) = (args.settle, args.all);
     engine.slow = Duration::from_millis(args.slow);
     let only = args.only.clone();
-    engine.shows = Box::new(move |name| {
-        let shown = |only: &String| only == name || only == name.trim_end_matches('4');
-        only.is_empty() || only.iter().any(shown)
-    });
+    engine.shows = Box::new(move |name| only.is_empty() || only.iter().any(|only| only == name));
     engine.note(None, network.name())?;
     let status = end::play(&mut engine)?;
     Ok(ExitCode::from(status))

@@ -19,7 +19,8 @@ pub struct Event {
 /// What can happen. A step is a call, then the segments that it caused, then the states that it changed.
 #[derive(Clone, Debug)]
 pub enum What {
-    /// A process is there: a command, or a child of one; after an exec the same process again with the new program.
+    /// A process is there: a command, or a child of one. It is told with the first event that is about it, as a shell that
+    /// looks for a program has nothing to show; and again after an exec, with the new program.
     Started {
         /// Its process id.
         process: u32,
@@ -236,9 +237,9 @@ pub enum Cause {
     Call(u64),
     /// The end of this process, which closed its sockets.
     End(u32),
-    /// No call ran, everybody slept: a timer of the kernel (retransmission, delayed ACK, probe, keepalive).
+    /// No call sends this at once: a timer of the kernel did (retransmission, delayed ACK, probe, keepalive).
     Timer,
-    /// No socket call ran, but a process did, or somebody outside is in this network too.
+    /// No call of a command on this connection ran: somebody else's, or one that is not stopped at.
     Unknown,
 }
 

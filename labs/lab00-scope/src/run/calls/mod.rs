@@ -115,6 +115,15 @@ impl Entered {
     }
 }
 
+/// The names of all calls that are shown: the labs' own, and where they differ strace's.
+pub fn names() -> Vec<&'static str> {
+    const SHORT: [&str; 5] = ["accept", "epoll", "pselect", "recv", "send"];
+    let mut names: Vec<&str> = table::names().chain(SHORT).collect();
+    names.sort_unstable();
+    names.dedup();
+    names
+}
+
 /// A call on a descriptor is looked at if that is a socket; one that waits for many, if one of them is.
 fn about_sockets(spec: &Spec, memory: &Memory, args: &[u64; 6]) -> bool {
     for (at, arg) in spec.args.iter().enumerate() {

@@ -82,6 +82,11 @@ pub fn spec(number: u64) -> Option<&'static Spec> {
     CALLS.iter().find(|spec| spec.number == number as i64)
 }
 
+/// The names of all of them.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    CALLS.iter().map(|spec| spec.name)
+}
+
 macro_rules! calls {
     ($($(#[$only:meta])* $number:ident $name:literal $args:expr;)*) => {
         &[$($(#[$only])* Spec { number: libc::$number, name: $name, args: { use Arg::*; &$args } },)*]

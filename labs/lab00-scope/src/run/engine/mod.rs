@@ -133,6 +133,11 @@ impl<'a> Engine<'a> {
             && self.tracer.threads.values_mut().all(|thread| !stopped(&thread.place) && thread.settled())
     }
 
+    /// Whether somebody is inside a call, awake: what is sent now is that call's.
+    pub fn in_a_step(&self) -> bool {
+        self.holder.is_some()
+    }
+
     /// Whether everybody waits in a call, sleeps, or has waited long enough for the others.
     fn all_settled(&mut self) -> bool {
         self.tracer.threads.values_mut().all(|thread| match thread.place {

@@ -44,7 +44,8 @@ impl Engine<'_> {
         let netlink = call.socket.as_ref().is_some_and(|socket| socket.protocol == "NETLINK");
         let in_vain = again && matches!(call.result, None | Some(0));
         let dull = netlink || in_vain || call.short.contains("F_GETFD");
-        (self.shows_all || !dull) && (self.shows)(call.name)
+        let short = call.short.split('(').next().unwrap_or_default();
+        (self.shows_all || !dull) && ((self.shows)(call.name) || (self.shows)(short))
     }
 
     /// Waits until what was sent is acknowledged, and shows what comes.
