@@ -28,8 +28,9 @@ struct Direction {
     asked_at: Option<SystemTime>,
 }
 
-/// An acknowledgement that comes later than this was delayed by the kernel: include/net/tcp.h has TCP_DELACK_MIN, 40 ms.
-const DELAYED: Duration = Duration::from_millis(30);
+/// An acknowledgement that comes later than this was delayed by the kernel, by 40 ms of its coarse clock: include/net/tcp.h,
+/// TCP_DELACK_MIN. One that is not delayed comes within the call.
+const DELAYED: Duration = Duration::from_millis(20);
 
 /// All directions of all connections that were seen.
 #[derive(Default)]
