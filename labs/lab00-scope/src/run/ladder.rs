@@ -303,9 +303,8 @@ impl Ladder {
             self.across(rows, String::new(), text, Told::Scope, at);
             return;
         };
-        let same_row =
-            self.states.as_ref().is_some_and(|(known, ends, _)| *known == flow && ends[side as usize].is_none());
-        if !same_row {
+        // Of two changes of one end the last stands: the segments behind which they stand have all come.
+        if self.states.as_ref().is_some_and(|(known, ..)| *known != flow) {
             self.settle(rows);
         }
         let (_, ends, _) = self.states.get_or_insert((flow, [None, None], at));
