@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::ladder::Shape;
+use super::rows::Shape;
 
 /// So many rows of a kind are drawn; the next ones are counted.
 const DRAWN: usize = 3;
