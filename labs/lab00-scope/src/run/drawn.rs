@@ -205,6 +205,19 @@ fn datagrams_and_what_icmp_says_of_them_stand_in_the_same_lanes() {
 }
 
 #[test]
+fn a_lost_segment_does_not_reach_the_other_end() {
+    let lost = |from, to| {
+        let mut segment = segment(from, to, ".", [1, 1, 512], 5, Cause::Unknown);
+        segment.marks = vec![Mark::Lost];
+        event(What::Segment(segment))
+    };
+    let text = drawn(&[lost(CLIENT, SERVER), lost(SERVER, CLIENT)], 59);
+    let arrows: Vec<&str> = text.lines().skip(3).collect();
+    let right = "|-- ACK seq 1 ack 1 len 5 win 512 * lost -------------X   |";
+    assert_eq!(arrows, [right, "| X ACK seq 1 ack 1 len 5 win 512 * lost -----------------|"], "{text}");
+}
+
+#[test]
 fn a_page_for_slides_escapes_what_a_stranger_sent() {
     let mut page = slide::Page::default();
     let mut events = a_run();
