@@ -4,16 +4,19 @@ use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write, stdout};
 use std::num::NonZeroUsize;
+use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio, exit};
 
 use anyhow::Result;
 use clap::{Args, Parser};
 
-use roles::{CallError, Screen, end_with_parent};
+use roles::{At, CallError, Screen, end_with_parent};
 
 use crate::lesson::{Lesson, choose, names};
 
+/// The program that draws a run.
+const SCOPE: &str = "lab00-scope";
 /// Below each prediction of a hand-out.
 const ROOM_TO_WRITE: &str = "\n   ____________________________________________________________\n\n";
 
@@ -36,6 +39,9 @@ pub struct DemoArgs {
     /// Append each prediction and verdict to FILE, a line of JSON each
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
+    /// Draw what the named experiments call, send and change: lab00-scope's run of them
+    #[arg(long, requires = "names", conflicts_with_all = ["list", "pause", "predict"])]
+    pub wire: bool,
     /// Deal the answers anew; 0 deals them as the sheets show them
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
@@ -93,6 +99,19 @@ pub fn run(lab: &str, body: impl FnOnce() -> Result<ExitCode>) -> ExitCode {
 pub(crate) fn usage(lab: &str, problem: &str) -> ExitCode {
     tell(format_args!("{}: {problem}\n  hint: cargo {0} demo --help\n", &lab[.."labNN".len()]));
     ExitCode::from(2)
+}
+
+/// Becomes lab00-scope, which plays the named experiments and draws them. It is built beside this program.
+pub(crate) fn draw(lab: &str, args: &DemoArgs) -> Result<ExitCode> {
+    let own = env::current_exe()?;
+    let scope = own.with_file_name(SCOPE);
+    if lab == SCOPE || !scope.is_file() {
+        let how = if lab == SCOPE { "the other labs have it" } else { "build it first: cargo build -p lab00-scope" };
+        return Ok(usage(lab, &format!("--wire is drawn by lab00-scope; {how}")));
+    }
+    let mut scope = Command::new(scope);
+    scope.args(["run", "--brief", "--"]).arg(own).args(["demo", "--seed", &args.seed.to_string()]).args(&args.names);
+    Err(scope.exec()).at("execve", SCOPE)?
 }
 
 /// Writes to standard error; nobody is left to tell if that is closed too.

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use kernel::Need;
 use roles::Screen;
 
-use crate::cli::{DemoArgs, usage};
+use crate::cli::{DemoArgs, draw, usage};
 use crate::stage::{ANSWERED, CONFIRMED, CORRECTED, LABEL, NOT_PLAYED, SKIPPED, Stage, UNEXPECTED, Verdict};
 
 /// One claim of the lecture, and the function that lets the kernel decide it.
@@ -62,6 +62,9 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
         Ok(chosen) => chosen,
         Err(error) => return Ok(usage(lesson.lab, &error.to_string())),
     };
+    if args.wire {
+        return draw(lesson.lab, args);
+    }
     let mut screen = Screen::new();
     screen.measure();
     if args.list {

@@ -23,13 +23,15 @@ use shared::{DemoArgs, SheetArgs};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab00-scope                play all experiments
-  lab00-scope demo --pause   for the projector
-  lab00-scope watch          all sockets of this machine, live, in the state diagram
-  lab00-scope watch 4444     those of port 4444; ? explains the board
-  lab00-scope watch 4444 --plain | tee log   each change as a line
+  cargo lab00                     play all experiments
+  cargo lab00 demo --pause        for the projector
+  cargo lab00 run -- python3 server.py --and python3 client.py
+  cargo lab00 run --slow 500 -- lab06-listen server --and lab06-listen client
+  cargo lab00 watch               all sockets of this machine, live
+  cargo lab00 watch 4444          those of port 4444; ? explains the board
+  cargo lab00 watch 4444 --plain | tee log   each change as a line
   nsenter --user --net --preserve-credentials --target PID lab00-scope watch
-                             the sockets of the private network of process PID";
+                                  the sockets of process PID's private network";
 
 #[derive(Parser)]
 #[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]
@@ -59,7 +61,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -1,0 +1,217 @@
+//! From the first command to the end of all: who starts when, what is still waited for, and who has to be ended.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use super::engine::Engine;
+use super::last::{last_look, status};
+use super::threads::Place;
+use super::wire::Wire;
+
+/// While somebody is on the way, look again after this long.
+const SOON: Duration = Duration::from_millis(1);
+/// While everybody waits: timers of the kernel may have changed a state without a packet.
+const NOW_AND_THEN: Duration = Duration::from_millis(100);
+/// A command that neither listens nor waits for a socket, and does nothing: the next one starts all the same.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Servers whose clients are gone wait for the next; so long we wait with them.
+const LONELY: Duration = Duration::from_secs(1);
+/// A process that its command left behind may work on for as long.
+const LEFT_BEHIND: Duration = Duration::from_secs(3);
+/// Between SIGINT, SIGTERM and SIGKILL.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How the run is brought to its end.
+#[derive(Default)]
+struct Ending {
+    /// The signal sent last, and when.
+    sent: Option<(Signal, Instant)>,
+    /// Somebody pressed Ctrl-C.
+    interrupted: bool,
+    /// It was told that a command says nothing.
+    told_silence: bool,
+    /// How many requests to end were answered.
+    answered: u32,
+    /// Commands whose status says nothing, as they were ended by us.
+    ended_by_us: Vec<usize>,
+}
+
+/// Plays the run. The exit status.
+///
+/// # Errors
+/// What the instruments and the sinks fail with.
+pub fn play(engine: &mut Engine) -> Result<u8> {
+    let mut ending = Ending::default();
+    let mut looked = Instant::now();
+    loop {
+        start_due(engine, &mut ending)?;
+        while engine.advance()? && engine.signals.asked_to_end == ending.answered {}
+        let waiting = engine.commands.iter().any(|command| command.process.is_none());
+        if engine.tracer.processes.is_empty() && (!waiting || ending.sent.is_some()) {
+            break;
+        }
+        bring_to_an_end(engine, &mut ending)?;
+        rouse(engine)?;
+        let idle = engine.idle();
+        wait(engine, idle)?;
+        if idle && engine.idle() || looked.elapsed() > NOW_AND_THEN && !engine.in_a_step() {
+            engine.between_steps(true)?;
+            looked = Instant::now();
+        }
+    }
+    last_look(engine)?;
+    let status = status(engine, ending.interrupted, &ending.ended_by_us)?;
+    let (stopped, stops, all) = (engine.tracer.stopped, engine.tracer.stops, engine.elapsed());
+    engine.note(
+        None,
+        format!(
+            "traced: the commands stood still {stops} times, {:.2} s in all; the run took {:.2} s",
+            stopped.as_secs_f64(),
+            all.as_secs_f64()
+        ),
+    )?;
+    engine.end()?;
+    Ok(status)
+}
+
+/// Starts the commands whose turn it is.
+fn start_due(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
+    if ending.sent.is_some() {
+        return Ok(());
+    }
+    let Some(next) = engine.commands.iter().position(|command| command.process.is_none()) else { return Ok(()) };
+    if next > 0 {
+        let silent = engine.last_activity.elapsed() > SILENCE && engine.idle();
+        let idle = engine.idle();
+        let before = &engine.commands[next - 1];
+        let (ended, name) = (before.status.is_some(), before.words[0].clone());
+        let due = match &engine.commands[next].after {
+            Some(text) => before.has_printed(text),
+            None => before.ready || before.listens && idle,
+        };
+        let anyhow = silent && engine.commands[next].after.is_none();
+        if !(due || ended || anyhow) {
+            if silent && !std::mem::replace(&mut ending.told_silence, true) {
+                let text = engine.commands[next].after.clone().unwrap_or_default();
+                engine.note(None, format!("{name} waits, and has not printed {text:?} yet; Ctrl-C ends the run"))?;
+            }
+            return Ok(());
+        }
+        if let Some(text) = engine.commands[next].after.clone().filter(|_| !due) {
+            engine.note(None, format!("{name} has ended and never printed {text:?}"))?;
+            end_all(engine, ending, Signal::SIGINT);
+            engine.failed = true;
+            return Ok(());
+        }
+        if !due && !ended {
+            engine.note(None, format!("{name} neither listens nor waits for a socket: the next command starts"))?;
+        }
+    }
+    let process = engine.commands[next].start()?;
+    engine.tracer.seize(process, next)?;
+    engine.active();
+    Ok(())
+}
+
+/// Ends what would never end: Ctrl-C, servers without clients, processes left behind.
+fn bring_to_an_end(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
+    let asked = engine.signals.asked_to_end;
+    if asked > ending.answered {
+        let again = ending.interrupted;
+        (ending.answered, ending.interrupted) = (asked, true);
+        if again {
+            end_all(engine, ending, Signal::SIGKILL);
+        } else if engine.signals.from_terminal {
+            ending.sent = Some((Signal::SIGINT, Instant::now())); // the terminal has sent it to all of them
+        } else {
+            end_all(engine, ending, Signal::SIGINT);
+        }
+        return Ok(());
+    }
+    if engine.commands.iter().any(|command| command.status.is_some_and(|status| status >= 126) && !command.began) {
+        end_all(engine, ending, Signal::SIGKILL); // a command that is not there
+    }
+    if let Some((signal, since)) = ending.sent {
+        let next = if signal == Signal::SIGINT { Signal::SIGTERM } else { Signal::SIGKILL };
+        if since.elapsed() > GRACE {
+            engine.note(None, format!("{next} to what has not ended after {signal}"))?;
+            end_all(engine, ending, next);
+        }
+        return Ok(());
+    }
+    let quiet = engine.last_activity.elapsed();
+    let all_started = engine.commands.iter().all(|command| command.process.is_some());
+    let all_ended = engine.commands.iter().all(|command| command.status.is_some());
+    if all_ended && quiet > LEFT_BEHIND {
+        let left: Vec<String> =
+            engine.tracer.processes.iter().map(|(id, process)| format!("{id} {}", process.program)).collect();
+        engine.note(None, format!("left behind, and ended now: {}", left.join(", ")))?;
+        end_all(engine, ending, Signal::SIGTERM);
+    } else if all_started && engine.commands.len() > 1 && quiet > LONELY {
+        let last_ended = engine.commands.last().is_some_and(|command| command.status.is_some());
+        if last_ended && !all_ended && only_servers(engine) {
+            engine.note(None, "the last command has ended and the others only wait: they get SIGINT")?;
+            end_all(engine, ending, Signal::SIGINT);
+        }
+    }
+    Ok(())
+}
+
+/// Whether everybody who is left listens, or sleeps in a socket call.
+fn only_servers(engine: &Engine) -> bool {
+    engine.tracer.threads.values().all(|thread| {
+        let command = engine.tracer.processes.get(&thread.process).map(|process| process.command);
+        let listens = command.is_some_and(|command| engine.commands[command].listens);
+        listens || matches!(&thread.place, Place::Inside(inside) if inside.waits)
+    })
+}
+
+/// Sends a signal to every process that is left; SIGINT and SIGTERM only to the commands, and to what they left behind.
+fn end_all(engine: &mut Engine, ending: &mut Ending, signal: Signal) {
+    for (at, command) in engine.commands.iter().enumerate() {
+        if command.process.is_some() && command.status.is_none() {
+            ending.ended_by_us.push(at);
+        }
+    }
+    for (id, process) in &engine.tracer.processes {
+        let its_command = &engine.commands[process.command];
+        if signal == Signal::SIGKILL || its_command.process == Some(*id) || its_command.status.is_some() {
+            let _ = kill(Pid::from_raw(*id), signal); // ESRCH: it has ended
+            if signal != Signal::SIGKILL {
+                let _ = kill(Pid::from_raw(*id), Signal::SIGCONT); // or it could not end
+            }
+        }
+    }
+    ending.sent = Some((signal, Instant::now()));
+}
+
+/// A process that was stopped by a signal and that nobody continues.
+fn rouse(engine: &mut Engine) -> Result<()> {
+    if engine.last_activity.elapsed() < SILENCE {
+        return Ok(());
+    }
+    let processes: Vec<i32> = engine.tracer.processes.keys().copied().collect();
+    for process in processes {
+        if engine.tracer.is_suspended(process) {
+            engine.note(Some(process), "nobody continues it: it gets SIGCONT")?;
+            engine.tracer.rouse(process);
+            engine.active();
+        }
+    }
+    Ok(())
+}
+
+/// Waits for a report, for output, and while everybody waits for the wire.
+fn wait(engine: &mut Engine, idle: bool) -> Result<()> {
+    let mut others: Vec<BorrowedFd> =
+        engine.commands.iter().flat_map(|command| command.open_outputs()).map(|file| file.as_fd()).collect();
+    let suspended = engine.tracer.threads.values().any(|thread| matches!(thread.place, Place::Suspended(_)));
+    if idle {
+        others.extend(engine.wire.iter().flat_map(Wire::fds));
+    }
+    engine.signals.wait(&others, if idle && !suspended { NOW_AND_THEN } else { SOON })
+}
