@@ -18,6 +18,9 @@ use shared::At;
 /// A demo that was told to end has its sockets to close; then it is killed.
 const END_LIMIT: Duration = Duration::from_secs(3);
 
+/// The demo ends with this program, as a role ends with its demo: see shared/roles/src/role.rs.
+const PARENT: &str = "LAB_PARENT";
+
 /// The program of a lab: a path, or lab07, 7 or lab07-multiclient beside this program.
 ///
 /// # Errors
@@ -59,7 +62,7 @@ fn is_program(path: &Path) -> bool {
 /// The program cannot be started.
 pub fn check(program: &Path, names: &[String]) -> Result<Result<(), u8>> {
     let mut list = Command::new(program);
-    let list = list.args(["demo", "--list"]).args(names).stdin(Stdio::null()).stdout(Stdio::null());
+    let list = list.args(["demo", "--list"]).args(names).stdin(Stdio::null()).stdout(Stdio::null()).env_remove(PARENT);
     let status = list.status().with_context(|| format!("cannot start {}", program.display()))?;
     Ok(if status.success() { Ok(()) } else { Err(status.code().and_then(|code| code.try_into().ok()).unwrap_or(1)) })
 }
@@ -86,9 +89,8 @@ impl Demo {
         let end = open(&terminal)?;
         resize(&terminal, (columns, rows))?;
         let side = || end.try_clone().map(Stdio::from).at("dup", terminal.display());
-        // LAB_PARENT: the demo ends with this program, as a role ends with its demo (see shared/roles/src/role.rs).
         let mut command = Command::new(program);
-        command.args(["demo", "--pause"]).args(names).env("LAB_PARENT", getpid().to_string());
+        command.args(["demo", "--pause"]).args(names).env(PARENT, getpid().to_string());
         let child = command.stdin(side()?).stdout(side()?).stderr(side()?).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Demo { child, screen, terminal })

@@ -53,4 +53,5 @@ part.addEventListener("click", (event) => {
 const look = () => document.hidden || exchange({});
 setInterval(look, 2000);
 document.addEventListener("visibilitychange", look); // a phone wakes up
+document.addEventListener("resume", look);
 window.addEventListener("pageshow", look);

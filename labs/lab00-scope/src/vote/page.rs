@@ -12,12 +12,15 @@ pub const STYLE: &str = include_str!("page.css");
 /// What spares the reloading.
 pub const SCRIPT: &str = include_str!("page.js");
 
-/// Without JavaScript, the page asks again by itself while there is nothing to be tapped.
-const RELOAD: &str = "<noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>";
-
 /// The whole page; `said` stands in the place of what would be said now.
 pub fn page(ballot: &Ballot, voter: Option<Voter>, said: Option<&str>) -> String {
-    let reload = if ballot.phase() == Phase::Open { "" } else { RELOAD };
+    // Without JavaScript, the page asks again by itself, but not while somebody reads the question and chooses.
+    let voted = voter.is_some_and(|voter| ballot.vote_of(voter, ballot.round()).is_some());
+    let reload = match ballot.phase() {
+        Phase::Open if voted => "<noscript><meta http-equiv=\"refresh\" content=\"10\"></noscript>",
+        Phase::Open | Phase::Over => "",
+        _ => "<noscript><meta http-equiv=\"refresh\" content=\"5\"></noscript>",
+    };
     let heading = said.map_or_else(|| status(ballot, voter), String::from);
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
@@ -26,7 +29,7 @@ pub fn page(ballot: &Ballot, voter: Option<Voter>, said: Option<&str>) -> String
          <h1>What will happen?</h1>\n<p id=\"said\" role=\"status\" aria-live=\"polite\">{}</p>\n\
          <div id=\"part\">\n{}</div>\n\
          <noscript><p><a href=\"/\">Look again</a></p></noscript>\n\
-         <p class=\"small\">Kept is how many chose each answer. No name and no address is kept.</p>\n\
+         <p class=\"small\">Only the number of votes for each answer is kept: no name, no address.</p>\n\
          </main>\n<script src=\"/page.js\"></script>\n</body>\n</html>\n",
         escaped(&heading),
         part(ballot, voter)
@@ -167,7 +170,7 @@ mod tests {
             page.contains("value=\"a\" aria-pressed=\"true\"") && page.contains("your answer a is counted"),
             "{page}"
         );
-        assert!(!page.contains("http-equiv"), "no reload under a finger");
+        assert!(!super::page(&ballot, Some(2), None).contains("http-equiv"), "no reload under a finger");
         ballot.close();
         let update = update(&ballot, Some(1), None);
         assert!(update.starts_with("Vote 1 of 2 is closed. ") && update.contains("<i>your vote 1</i>"), "{update}");
