@@ -24,7 +24,13 @@ const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
   lab00-scope                play all experiments
-  lab00-scope demo --pause   for the projector";
+  lab00-scope demo --pause   for the projector
+  lab00-scope vote -- lab07 demo 1 3
+                             the class predicts first, on one page for all
+  lab00-scope vote --listen 0.0.0.0:8007 --save votes.csv -- lab07 demo
+                             for the room: its phones reach the page
+Keys of vote: Enter goes on, k lets the kernel decide now, c shows the code of
+the address, r begins again, s skips, q quits. scripts/votes.sh reads votes.csv.";
 
 #[derive(Parser)]
 #[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]

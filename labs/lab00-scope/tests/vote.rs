@@ -87,6 +87,13 @@ fn vote_request(addr: SocketAddr, voter: u128, question: usize, round: usize, an
     format!("{head}\r\nCookie: voter={voter:032x}\r\n\r\n{form}")
 }
 
+/// The number of the question that stands.
+fn question(addr: SocketAddr) -> usize {
+    let page = get(addr, "/part", 0);
+    let (_, rest) = page.split_once("name=\"question\" value=\"").unwrap();
+    rest.split('"').next().unwrap().parse().unwrap()
+}
+
 fn votes(addr: SocketAddr, voter: u128, question: usize, round: usize, answer: char) -> u16 {
     exchange(addr, &vote_request(addr, voter, question, round, answer)).0
 }
@@ -109,6 +116,7 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
     assert!(get(addr, "/", 1).contains("No question stands now."));
     lecture.press("\n", "0 voted, 1 here   [Enter] close vote 1");
 
+    let q = question(addr);
     let hidden = |page: String| {
         let shapes = shape_of_answers(&page);
         assert!(shapes.len() > 1 && shapes.iter().all(|shape| *shape == shapes[0]), "{page}");
@@ -119,20 +127,20 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
     assert!(get(addr, "/", 1).contains("Vote 1 of 2 is open. Tap your answer."));
     everything();
     assert_eq!(
-        [(1, 'a'), (2, 'b'), (2, 'c'), (3, 'b')].map(|(voter, answer)| votes(addr, voter, 1, 1, answer)),
+        [(1, 'a'), (2, 'b'), (2, 'c'), (3, 'b')].map(|(voter, answer)| votes(addr, voter, q, 1, answer)),
         [200; 4]
     );
-    assert_eq!([votes(addr, 1, 1, 1, 'f'), votes(addr, 1, 2, 1, 'a'), votes(addr, 1, 1, 2, 'a')], [400, 409, 409]);
+    assert_eq!([votes(addr, 1, q, 1, 'f'), votes(addr, 1, q + 1, 1, 'a'), votes(addr, 1, q, 2, 'a')], [400, 409, 409]);
     lecture.screen.wait_for("3 voted, ");
     let histogram = lecture.press("\n", "[Enter] vote again");
     assert!(histogram.contains("votes        3 voted") && histogram.contains("  1  33 %"), "{histogram}");
     everything();
-    let late = exchange(addr, &vote_request(addr, 1, 1, 1, 'b'));
+    let late = exchange(addr, &vote_request(addr, 1, q, 1, 'b'));
     assert!(late.0 == 409 && late.2.starts_with("Too late: that vote is closed."), "{late:?}");
     assert!(get(addr, "/part", 2).contains("<i>your vote 1</i>"));
     lecture.press("\n", "0 voted, ");
     everything();
-    assert_eq!([1, 2].map(|voter| votes(addr, voter, 1, 2, 'a')), [200; 2]);
+    assert_eq!([1, 2].map(|voter| votes(addr, voter, q, 2, 'a')), [200; 2]);
     lecture.screen.wait_for("2 voted, ");
     lecture.press("\n", "[Enter] let the kernel decide");
     assert_eq!(lecture.saved().lines().count(), 1, "nothing is kept before the verdict");
@@ -148,9 +156,9 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
     lecture.press("\n", "[Enter] go on   (r again");
     lecture.press("\n", "0 voted, ");
     assert!(get(addr, "/part", 2).starts_with("Vote 1 of 2 is open."), "a phone that slept sees the present question");
-    assert_eq!([votes(addr, 1, 1, 2, 'a'), votes(addr, 1, 2, 1, 'b')], [409, 200]);
+    assert_eq!([votes(addr, 1, q, 2, 'a'), votes(addr, 1, q + 1, 1, 'b')], [409, 200]);
     lecture.press("r", "0 voted, "); // begun again: a new vote
-    assert_eq!([votes(addr, 1, 2, 1, 'b'), votes(addr, 1, 3, 1, 'b')], [409, 200]);
+    assert_eq!([votes(addr, 1, q + 1, 1, 'b'), votes(addr, 1, q + 2, 1, 'b')], [409, 200]);
     lecture.screen.wait_for("1 voted, ");
     lecture.press("?", "k: the kernel decides now");
     lecture.press("c", "[Enter] back");
@@ -177,7 +185,7 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
 fn the_kernel_may_decide_without_a_second_vote_and_a_demo_may_be_left_at_any_prompt() {
     let mut lecture = Lecture::begin(&["--rounds", "1"], &["1", "2"], (80, 36));
     lecture.press("\n", "[Enter] close vote   ");
-    assert_eq!(votes(lecture.addr, 1, 1, 1, 'b'), 200);
+    assert_eq!(votes(lecture.addr, 1, question(lecture.addr), 1, 'b'), 200);
     let decided = lecture.press("k", "[Enter] go on   (r again");
     assert!(decided.contains("votes        1 voted"), "{decided}");
     lecture.press("q", "[Enter] end");
@@ -191,7 +199,7 @@ fn question_and_answers_are_the_same_on_every_width() {
     let shown = [60, 80, 100, 140].map(|columns| {
         let mut lecture = Lecture::begin(&[], &["1"], (columns, 40));
         lecture.press("\n", "0 voted");
-        let page = get(lecture.addr, "/part", 1);
+        let page = get(lecture.addr, "/part", 1).replace(&question(lecture.addr).to_string(), "");
         lecture.press("q", "[Enter] end");
         page
     });
@@ -217,7 +225,7 @@ fn ctrl_c_keeps_the_votes_and_leaves_nothing_running() {
     role.wait_for("close vote 1").unwrap();
     let demos = children(role.pid().as_raw());
     assert_eq!(demos.len(), 1);
-    assert_eq!(votes(addr, 1, 1, 1, 'b'), 200);
+    assert_eq!(votes(addr, 1, question(addr), 1, 'b'), 200);
     testkit::signal(&role, nix::sys::signal::Signal::SIGINT);
     assert_eq!(role.wait_for_end().unwrap().signal(), Some(2), "130 to a shell");
     let printed = role.printed();
@@ -265,11 +273,12 @@ fn five_hundred_vote_at_once() {
     let mut lecture = Lecture::begin(&[], &["1"], (80, 36));
     lecture.press("\n", "0 voted");
     let addr = lecture.addr;
+    let q = question(addr);
     let mut socks: Vec<TcpStream> = (0..500).map(|_| TcpStream::connect(addr).unwrap()).collect();
     for (voter, sock) in socks.iter_mut().enumerate() {
         let answer = if voter % 5 == 0 { 'a' } else { 'b' };
         sock.set_read_timeout(Some(LIMIT)).unwrap();
-        sock.write_all(vote_request(addr, voter as u128, 1, 1, answer).as_bytes()).unwrap();
+        sock.write_all(vote_request(addr, voter as u128, q, 1, answer).as_bytes()).unwrap();
     }
     assert!(socks.iter_mut().all(|sock| answer(sock).0 == 200));
     lecture.screen.wait_for("500 voted, 500 here");
@@ -282,6 +291,7 @@ fn hostile_peers_are_refused_and_delay_nobody() {
     let mut lecture = Lecture::begin(&[], &["1"], (80, 36));
     lecture.press("\n", "0 voted");
     let addr = lecture.addr;
+    let q = question(addr);
     // Some say nothing, some only half a request; all of them stay.
     let mut slow: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(addr).unwrap()).collect();
     for sock in slow.iter_mut().take(200) {
@@ -289,7 +299,7 @@ fn hostile_peers_are_refused_and_delay_nobody() {
     }
     // One browser floods, one peer sends what is no request.
     let flood = thread::spawn(move || {
-        let statuses = (0..2000).map(|_| votes(addr, 7, 1, 1, 'a')).collect::<Vec<_>>();
+        let statuses = (0..2000).map(|_| votes(addr, 7, q, 1, 'a')).collect::<Vec<_>>();
         statuses.into_iter().filter(|status| *status == 429).count()
     });
     let noise = thread::spawn(move || {
@@ -302,7 +312,7 @@ fn hostile_peers_are_refused_and_delay_nobody() {
     });
     let begun = Instant::now();
     for voter in 100..200 {
-        assert_eq!(votes(addr, voter, 1, 1, 'b'), 200);
+        assert_eq!(votes(addr, voter, q, 1, 'b'), 200);
     }
     let votes_took = begun.elapsed();
     assert!(flood.join().unwrap() > 1000, "the flood was refused");
@@ -321,11 +331,11 @@ fn hostile_peers_are_refused_and_delay_nobody() {
         ("GET / HTTP/1.0\r\nHost: evil.example\r\n\r\n".into(), 421),
         (format!("POST /vote HTTP/1.0\r\nHost: {addr}\r\nContent-Length: 5000\r\n\r\n"), 413),
         (
-            vote_request(addr, 8, 1, 1, 'b').replace(&format!("Origin: http://{addr}"), "Origin: http://evil.example"),
+            vote_request(addr, 8, q, 1, 'b').replace(&format!("Origin: http://{addr}"), "Origin: http://evil.example"),
             403,
         ),
-        (vote_request(addr, 8, 1, 1, 'b').replace("Cookie", "No-Cookie"), 403),
-        (vote_request(addr, 8, 77, 1, 'b').replace("question=77", "question=x7"), 400),
+        (vote_request(addr, 8, q, 1, 'b').replace("Cookie", "No-Cookie"), 403),
+        (vote_request(addr, 8, q, 1, 'b').replace("question=", "question=x"), 400),
     ] {
         assert_eq!(exchange(addr, &request).0, status, "{request}");
     }
@@ -336,8 +346,9 @@ fn hostile_peers_are_refused_and_delay_nobody() {
 fn a_kept_connection_serves_one_request_after_the_other() {
     let mut lecture = Lecture::begin(&[], &["1"], (80, 36));
     lecture.press("\n", "0 voted");
-    let request = vote_request(lecture.addr, 5, 1, 1, 'a').replace("HTTP/1.0", "HTTP/1.1");
-    let last = vote_request(lecture.addr, 5, 1, 1, 'b');
+    let q = question(lecture.addr);
+    let request = vote_request(lecture.addr, 5, q, 1, 'a').replace("HTTP/1.0", "HTTP/1.1");
+    let last = vote_request(lecture.addr, 5, q, 1, 'b');
     let mut sock = TcpStream::connect(lecture.addr).unwrap();
     sock.write_all([request.repeat(5), last].concat().as_bytes()).unwrap();
     let (status, _, rest) = answer(&mut sock);

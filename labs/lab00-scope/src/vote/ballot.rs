@@ -52,7 +52,9 @@ pub struct Ballot {
     phase: Phase,
     /// How many rounds a question is meant to have.
     rounds: usize,
-    /// Questions so far.
+    /// Where the numbers of questions begin: a page that was left open in another lecture names none of these.
+    base: u32,
+    /// The number of the present question.
     number: u32,
     question: Question,
     /// Each browser's answer, by round.
@@ -64,15 +66,24 @@ pub struct Ballot {
 }
 
 impl Ballot {
-    /// No question yet; each will have so many rounds.
-    pub fn new(rounds: usize) -> Ballot {
+    /// No question yet; each will have so many rounds, and their numbers follow this one.
+    pub fn new(rounds: usize, base: u32) -> Ballot {
         let question = Question::default();
-        Ballot { phase: Phase::Waiting, rounds, number: 0, question, votes: Vec::new(), last: false, verdict: None }
+        Ballot {
+            phase: Phase::Waiting,
+            rounds,
+            base,
+            number: base,
+            question,
+            votes: Vec::new(),
+            last: false,
+            verdict: None,
+        }
     }
 
     /// Puts the next question; its first vote is not open yet.
     pub fn ask(&mut self, question: Question) {
-        *self = Ballot { number: self.number + 1, question, ..Ballot::new(self.rounds) };
+        *self = Ballot { number: self.number + 1, question, ..Ballot::new(self.rounds, self.base) };
         self.phase = Phase::Closed;
     }
 
@@ -119,7 +130,7 @@ impl Ballot {
     /// # Errors
     /// It does not count, and why.
     pub fn vote(&mut self, voter: Voter, number: u32, round: usize, answer: usize) -> Result<(), Refused> {
-        let known = (1..=self.number).contains(&number) && (1..=MOST_ROUNDS).contains(&round);
+        let known = (self.base + 1..=self.number).contains(&number) && (1..=MOST_ROUNDS).contains(&round);
         let begun = number < self.number || round <= self.votes.len();
         match (known && begun, self.phase) {
             (false, _) => return Err(Refused::NoSuchVote),
@@ -170,7 +181,7 @@ impl Ballot {
         self.rounds
     }
 
-    /// The number of the present question; 0 before the first.
+    /// The number of the present question.
     pub fn number(&self) -> u32 {
         self.number
     }
@@ -210,7 +221,7 @@ mod tests {
     use super::*;
 
     fn asked() -> Ballot {
-        let mut ballot = Ballot::new(2);
+        let mut ballot = Ballot::new(2, 0);
         let answers = ["0", "ECONNRESET", "EPIPE"].map(String::from).into();
         ballot.ask(Question { experiment: "half-close".into(), text: "What?".into(), answers });
         ballot

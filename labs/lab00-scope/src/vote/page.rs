@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     fn asked() -> Ballot {
-        let mut ballot = Ballot::new(2);
+        let mut ballot = Ballot::new(2, 0);
         let answers = ["<0 bytes>", "ECONNRESET"].map(String::from).into();
         ballot.ask(Question { experiment: "x".into(), text: "What & why?".into(), answers });
         ballot
@@ -129,7 +129,9 @@ mod tests {
 
     /// The page with the answers' texts taken out: what is left must not tell one answer from another.
     fn of_each_answer(page: &str) -> Vec<String> {
-        let lines = page.lines().filter(|line| line.starts_with("<button") || line.starts_with("<li"));
+        let lines = page
+            .lines()
+            .filter(|line| line.starts_with("<button") || line.starts_with("<li>") || line.starts_with("<li "));
         let plain = |(at, line): (usize, &str)| {
             let line = line.replace(&format!("<b>{})", letter(at)), "").replace(&format!("\"{}\"", letter(at)), "");
             let span = line.find("<span>").unwrap()..line.find("</span>").unwrap();

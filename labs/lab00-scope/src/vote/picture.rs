@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     fn voted() -> Ballot {
-        let mut ballot = Ballot::new(2);
+        let mut ballot = Ballot::new(2, 0);
         let answers = ["one", "two"].map(String::from).into();
         ballot.ask(Question { experiment: "e".into(), text: "Which?".into(), answers });
         ballot.open();

@@ -32,8 +32,11 @@ impl Class {
     /// # Errors
     /// /dev/urandom cannot be opened.
     pub fn new(rounds: usize) -> Result<Class> {
-        let random = File::open("/dev/urandom").at("open", "/dev/urandom")?;
-        Ok(Class { ballot: Ballot::new(rounds), crowd: Crowd::default(), random })
+        let mut random = File::open("/dev/urandom").at("open", "/dev/urandom")?;
+        let mut base = [0; 3];
+        random.read_exact(&mut base).at("read", "/dev/urandom")?;
+        let base = base.into_iter().fold(0, |base, byte| base << 8 | u32::from(byte));
+        Ok(Class { ballot: Ballot::new(rounds, base), crowd: Crowd::default(), random })
     }
 
     /// Answers one request.
@@ -105,6 +108,7 @@ mod tests {
 
     fn class() -> Class {
         let mut class = Class::new(2).unwrap();
+        class.ballot = Ballot::new(2, 0);
         class.ballot.ask(Question { answers: vec!["no".into(), "yes".into()], ..Question::default() });
         class.ballot.open();
         class

@@ -77,7 +77,7 @@ mod tests {
 
     #[test]
     fn each_answer_has_a_line_for_each_round_that_was_voted_in() {
-        let mut ballot = Ballot::new(2);
+        let mut ballot = Ballot::new(2, 0);
         let answers = ["0", "\"Bye\", then 0"].map(String::from).into();
         ballot.ask(Question { experiment: "e".into(), text: "What, now?".into(), answers });
         ballot.open();
