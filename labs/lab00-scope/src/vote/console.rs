@@ -6,7 +6,7 @@ use std::process::{Command, Stdio, exit};
 
 use nix::errno::Errno;
 use nix::sys::termios::{FlushArg, InputFlags, LocalFlags, SetArg, Termios, tcflush, tcgetattr, tcsetattr};
-use nix::unistd::read;
+use nix::unistd::{getpgrp, read, tcgetpgrp};
 
 /// Columns and rows of what tells nothing else.
 const USUAL: (usize, usize) = (80, 24);
@@ -66,13 +66,26 @@ impl Console {
         console
     }
 
-    /// As at the start; a shell may have changed it while we were stopped.
-    pub fn listen(&self) {
+    fn listen(&self) {
         if let Some(mut single) = self.before.clone() {
             single.local_flags.remove(LocalFlags::ICANON | LocalFlags::ECHO);
             single.input_flags.remove(InputFlags::IXON);
             let _ = tcsetattr(stdin(), SetArg::TCSANOW, &single); // EIO: the terminal is gone
         }
+    }
+
+    /// After Ctrl-Z and fg the shell has set the terminal as it likes it: whether that had to be mended.
+    pub fn is_back(&mut self) -> bool {
+        let lines = |settings: Termios| settings.local_flags.contains(LocalFlags::ICANON);
+        let changed = self.before.is_some() && tcgetattr(stdin()).is_ok_and(lines);
+        let back = changed && tcgetpgrp(stdin()).is_ok_and(|group| group == getpgrp()); // not after bg
+        if back {
+            self.listen();
+            self.status.clear();
+            self.drawn = None;
+            self.back();
+        }
+        back
     }
 
     /// Throws away what was typed too early; in a pipe it is for later questions.

@@ -90,10 +90,7 @@ fn hold(session: &mut Session, mut server: Server, stop: &Stop) -> Result<ExitCo
     let mut no_input = false;
     session.draw();
     while !session.is_over() {
-        let Some(ready) = wait(session, &server, stop, no_input)? else {
-            session.console.listen(); // Ctrl-Z, then fg
-            continue;
-        };
+        let Some(ready) = wait(session, &server, stop, no_input)? else { continue };
         if stop.requested() {
             return interrupted(session);
         }

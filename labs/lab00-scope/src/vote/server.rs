@@ -23,6 +23,8 @@ const BACKLOG: i32 = 1024;
 /// Connections at once, and the descriptors that are left for everything else.
 const MOST_CONNECTIONS: usize = 2000;
 const OTHER_DESCRIPTORS: u64 = 32;
+/// A connection that was not served within this time makes room for another one.
+const TURN_LIMIT: Duration = Duration::from_secs(1);
 /// Connections accepted before those that are there have their turn.
 const ACCEPTED_AT_ONCE: usize = 64;
 /// What one turn of one connection may read.
@@ -33,6 +35,8 @@ pub struct Server {
     listen_sock: Socket,
     connections: Vec<Connection>,
     most: usize,
+    /// Somebody waits to be accepted, and there is no room yet.
+    full: bool,
 }
 
 struct Connection {
@@ -45,6 +49,7 @@ struct Connection {
     served: bool,
     /// It ends once all is sent.
     last: bool,
+    accepted: Instant,
     /// Until then something must have happened.
     deadline: Instant,
 }
@@ -63,7 +68,7 @@ impl Server {
         listen_sock.set_nonblocking(true).at("fcntl", "O_NONBLOCK")?;
         let (descriptors, _) = getrlimit(Resource::RLIMIT_NOFILE).at("getrlimit", "RLIMIT_NOFILE")?;
         let most = usize::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS)).unwrap_or(usize::MAX);
-        Ok(Server { listen_sock, connections: Vec::new(), most: most.clamp(1, MOST_CONNECTIONS) })
+        Ok(Server { listen_sock, connections: Vec::new(), most: most.clamp(1, MOST_CONNECTIONS), full: false })
     }
 
     /// Where it listens; the kernel chose the port if it was 0.
@@ -77,7 +82,7 @@ impl Server {
 
     /// What is to be polled, and for what; [`Server::serve`] takes what poll(2) said, in the same order.
     pub fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
-        let listener = (self.listen_sock.as_fd(), PollFlags::POLLIN);
+        let listener = (self.listen_sock.as_fd(), if self.full { PollFlags::empty() } else { PollFlags::POLLIN });
         std::iter::once(listener).chain(self.connections.iter().map(|connection| {
             let waits_for = if connection.answer.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
             (connection.conn_sock.as_fd(), waits_for)
@@ -91,18 +96,16 @@ impl Server {
             let ready = turns.next().is_some_and(|events| !events.is_empty());
             if ready { connection.turn(class, now) } else { connection.is_in_time(now) }
         });
-        if ready.first().is_some_and(|events| !events.is_empty()) {
+        if self.full || ready.first().is_some_and(|events| !events.is_empty()) {
             self.accept(now);
         }
     }
 
     fn accept(&mut self, now: Instant) {
         for _ in 0..ACCEPTED_AT_ONCE {
-            if self.connections.len() >= self.most {
-                // Who was served and is silent comes again by itself; then goes whoever has waited longest for nothing.
-                let order = |at: &usize| (!self.connections[*at].is_idle(), self.connections[*at].deadline);
-                let first = (0..self.connections.len()).min_by_key(order);
-                first.map(|at| self.connections.swap_remove(at));
+            self.full = self.connections.len() >= self.most && !self.make_room(now);
+            if self.full {
+                return; // the accept queue holds them meanwhile
             }
             match self.listen_sock.accept() {
                 Ok((conn_sock, _)) => {
@@ -119,6 +122,21 @@ impl Server {
     }
 }
 
+impl Server {
+    /// Ends the connection that needs its place least: served and silent, it comes again by itself; else one that has
+    /// been silent or slow for a while. False if all of them are new.
+    fn make_room(&mut self, now: Instant) -> bool {
+        let order = |at: &usize| (!self.connections[*at].is_idle(), self.connections[*at].accepted);
+        let Some(first) = (0..self.connections.len()).min_by_key(order) else { return true };
+        let may_go = self.connections[first].is_idle()
+            || now.saturating_duration_since(self.connections[first].accepted) > TURN_LIMIT;
+        if may_go {
+            self.connections.swap_remove(first);
+        }
+        may_go
+    }
+}
+
 impl Connection {
     fn new(conn_sock: TcpStream, now: Instant) -> Connection {
         let deadline = now + REQUEST_LIMIT;
@@ -129,6 +147,7 @@ impl Connection {
             sent: 0,
             served: false,
             last: false,
+            accepted: now,
             deadline,
         }
     }

@@ -118,7 +118,9 @@ impl Session {
 
     /// The counts go on while nobody presses anything.
     pub fn tick(&mut self) {
-        if self.waits() {
+        if self.console.is_back() {
+            self.draw();
+        } else if self.waits() {
             let status = self.status();
             self.console.status(&status);
         }
