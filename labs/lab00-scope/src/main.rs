@@ -31,7 +31,14 @@ Examples:
   cargo lab00 watch 4444          those of port 4444; ? explains the board
   cargo lab00 watch 4444 --plain | tee log   each change as a line
   nsenter --user --net --preserve-credentials --target PID lab00-scope watch
-                                  the sockets of process PID's private network";
+                                  the sockets of process PID's private network
+  cargo lab00 vote -- lab07 demo 1 3
+                                  the class predicts first, on one page for all
+  cargo lab00 vote --listen 0.0.0.0:8007 --save votes.csv -- lab07 demo
+                                  for the room: its phones reach the page
+
+Keys of vote: Enter goes on, k lets the kernel decide now, c shows the code of
+the address, r begins again, s skips, q quits. scripts/votes.sh reads votes.csv.";
 
 #[derive(Parser)]
 #[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]

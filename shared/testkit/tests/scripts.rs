@@ -1,4 +1,4 @@
-//! The scripts that serve all labs: lecture.sh, classroom.sh, new-lab.sh, check.sh, verify-lecture.sh; and what states.sh,
+//! The scripts that serve all labs: lecture.sh, votes.sh, classroom.sh, new-lab.sh, check.sh, verify-lecture.sh; and what states.sh,
 //! backlog.sh, timewait.sh and fds.sh do for every program. The other tests of scripts stand in lab05 and lab07.
 #![allow(clippy::unwrap_used)]
 
@@ -18,7 +18,9 @@ use nix::{
     libc::linger,
     sys::socket::{setsockopt, sockopt::Linger},
 };
-use testkit::{Role, TempDir, built, have, interrupt, labs, path_with, root, run, signal, skip_without, wait_until};
+use testkit::{
+    Role, TempDir, Terminal, built, have, interrupt, labs, path_with, root, run, signal, skip_without, wait_until,
+};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -141,6 +143,84 @@ exit 1"#;
     let stdout = text(&left.stdout);
     assert_eq!(left.status.code(), Some(1), "{stdout}{}", text(&left.stderr));
     assert!(stdout.contains("verdicts  1 UNEXPECTED\n") && stdout.contains("go on:    "), "{stdout}");
+}
+
+const VOTES: &str = "lab,experiment,question,letter,answer,round,votes,right\n\
+    lab09-shutdown,half-close,\"What, now?\",a,all of it,1,30,yes\n\
+    lab09-shutdown,half-close,\"What, now?\",b,\"one \"\"buffer\"\", full\",1,10,no\n\
+    lab09-shutdown,half-close,\"What, now?\",a,all of it,2,38,yes\n\
+    lab09-shutdown,half-close,\"What, now?\",b,\"one \"\"buffer\"\", full\",2,2,no\n\
+    lab09-shutdown,shut-rd,What?,a,nothing,1,9,\n";
+const RECORD: &str = r#"{"lab": "lab03-datagram", "experiment": "rest-is-gone", "given": "the \\ and \"rest\"", "seen": "the next", "verdict": "CORRECTED", "kernel": "6.18", "time": 1}
+{"lab": "lab03-datagram", "experiment": "rest-is-gone", "given": "the next", "seen": "the next", "verdict": "CORRECTED", "kernel": "6.18", "time": 2}
+{"lab": "lab03-datagram", "experiment": "largest", "given": null, "seen": null, "verdict": "not played", "kernel": "6.18", "time": 3}
+{"lab": "lab09-shutdown", "experiment": "half-close", "given": "one \"buffer\", full", "seen": "all of it", "verdict": "CONFIRMED", "kernel": "6.18", "time": 4}
+"#;
+
+#[test]
+fn votes_shows_what_was_believed_most_wrong_first_over_classes_and_students() {
+    let folder = TempDir::new();
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let (class, student) = (file("a=b.csv", VOTES), file("student.json", RECORD));
+    let told = run(script("votes.sh").args([&class, &student]));
+    let expected = [
+        "wrong  after  answers  experiment",
+        "100 %      -        1  lab03-datagram rest-is-gone",
+        "                    1         the \\ and \"rest\"",
+        "                right         the next",
+        " 27 %    5 %       41  lab09-shutdown half-close",
+        "                   11 > 2     one \"buffer\", full",
+        "                right         all of it",
+    ];
+    assert_eq!(told.stdout.lines().collect::<Vec<_>>(), expected, "{told:?}");
+    assert_eq!((told.code(), told.stderr.as_str()), (0, ""));
+
+    // Handed in by strangers: control characters, half lines, lines of something else.
+    let odd = [
+        "\u{1b}]0;x\u{7}\n{\"lab\": 5}\nlab09-shutdown,half-close,What?,a,x,1,-5,yes\n\"\n\"a,b\n",
+        "{\"lab\": \"lab09-shutdown\", \"experiment\": \"x\", \"given\": \"\u{1b}[2J\", \"seen\": \"y\", \"verdict\": \"ANSWERED\"}\r\n",
+    ];
+    let odd = run(script("votes.sh").arg(file("odd", &odd.concat())));
+    assert_eq!((odd.code(), odd.stderr.as_str()), (1, "5 lines are neither votes nor predictions\n"));
+    assert!(odd.stdout.contains("1         ?[2J\n") && !odd.stdout.contains('\u{1b}'), "{odd:?}");
+    assert_eq!(run(script("votes.sh").arg(file("none", ""))).stdout.lines().count(), 1);
+    assert_eq!(run(script("votes.sh").arg("/no/such")).code(), 1);
+    assert_eq!(run(&mut script("votes.sh")).code(), 2);
+}
+
+#[test]
+fn votes_reads_what_every_lab_records() {
+    let (programs, folder) = (built(), TempDir::new());
+    let record = |lab: &String| {
+        let path = folder.path().join(lab);
+        let mut demo = Command::new(programs.join(lab));
+        let mut screen = Terminal::start(demo.args(["demo", "1", "--predict", "--record"]).arg(&path), 80, 40);
+        let missing =
+            || run(Command::new(programs.join(lab)).args(["demo", "1", "--list"])).stdout.contains("missing here");
+        if skip_without(missing(), &format!("what {lab} 1 needs"), "scripts/check.sh") {
+            return None;
+        }
+        screen.wait_for("then Enter (s skip, q quit)");
+        screen.type_text("a\n");
+        screen.end();
+        Some(path)
+    };
+    let labs = labs();
+    let records: Vec<PathBuf> = thread::scope(|scope| {
+        let halves: Vec<_> = labs.chunks(labs.len().div_ceil(2)).collect();
+        let halves: Vec<_> = halves
+            .into_iter()
+            .map(|half| scope.spawn(move || half.iter().filter_map(record).collect::<Vec<_>>()))
+            .collect();
+        halves.into_iter().flat_map(|half| half.join().unwrap()).collect()
+    });
+    let told = run(script("votes.sh").arg("--all").args(&records));
+    let questions = told.stdout.lines().filter(|line| line.contains("        1  lab")).count();
+    assert_eq!((told.code(), questions), (0, records.len()), "{told:?}");
 }
 
 /// A tmux server of its own, which ends with its owner.

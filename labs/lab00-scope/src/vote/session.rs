@@ -1,0 +1,337 @@
+//! A lecture with votes: what the demo shows, what the lecturer presses, and what then happens to the vote.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Instant;
+
+use anyhow::Result;
+use shared::Screen;
+
+use super::ballot::{Phase, Question};
+use super::console::{Console, Key};
+use super::demo::Demo;
+use super::picture::{gathering, histogram, result, voting};
+use super::reader::{Reader, Seen};
+use super::room::Room;
+use super::routes::Class;
+use super::save::Save;
+
+/// What `?` shows.
+const KEYS: &str = "Enter, Space, Right: go on   k: the kernel decides now   c: code   r: again   s: skip   q: quit";
+/// Rows that the histograms below a verdict need: a demo that knows of fewer shows its question again above it.
+const HISTOGRAM_ROWS: usize = 7;
+/// A demo with --pause needs as many rows.
+const LEAST_ROWS: usize = 24;
+
+/// What is waited for.
+#[derive(PartialEq, Eq)]
+enum Step {
+    /// The class opens the page.
+    Gather,
+    /// The demo plays.
+    Play,
+    /// The class votes, or has voted.
+    Vote,
+    /// The lecturer answers this prompt of the demo.
+    Prompt(String),
+    /// The lecturer ends it.
+    Over,
+    /// Nothing any more.
+    End,
+}
+
+/// What is played: a program of a lab, and the experiments.
+pub struct Show {
+    /// The lab's program.
+    pub program: PathBuf,
+    /// What stands behind `demo`.
+    pub names: Vec<String>,
+}
+
+/// A lecture while it is held.
+pub struct Session {
+    show: Show,
+    room: Room,
+    /// The class and its votes.
+    pub class: Class,
+    /// The lecturer's terminal.
+    pub console: Console,
+    /// The demo, once it is played.
+    pub demo: Option<Demo>,
+    save: Save,
+    reader: Reader,
+    step: Step,
+    /// The code has the screen to itself.
+    code_shown: bool,
+    /// A question was voted on, and its votes are not kept yet.
+    pending: bool,
+    /// Questions that are decided: played again, the class knows the answer.
+    decided: HashSet<(String, String)>,
+    results: Vec<String>,
+    /// How the demo ended.
+    pub ended: Option<ExitStatus>,
+}
+
+/// The size that a demo is told.
+fn demo_size(console: &Console) -> (usize, usize) {
+    let (columns, rows) = console.size();
+    (columns, rows.saturating_sub(HISTOGRAM_ROWS).max(rows.min(LEAST_ROWS)))
+}
+
+impl Session {
+    /// Begins with the address for the class.
+    pub fn new(show: Show, room: Room, class: Class, console: Console, save: Save) -> Session {
+        let (reader, step, decided, results) = (Reader::default(), Step::Gather, HashSet::new(), Vec::new());
+        let (demo, code_shown, pending, ended) = (None, false, false, None);
+        Session { show, room, class, console, demo, save, reader, step, code_shown, pending, decided, results, ended }
+    }
+
+    /// Whether a key is waited for.
+    pub fn waits(&self) -> bool {
+        !matches!(self.step, Step::Play | Step::End)
+    }
+
+    /// Whether all is over.
+    pub fn is_over(&self) -> bool {
+        self.step == Step::End
+    }
+
+    /// Nothing was asked yet: an end of input then is a mistake on the command line.
+    pub fn is_at_its_beginning(&self) -> bool {
+        self.step == Step::Gather
+    }
+
+    /// Shows what belongs to this step below the demo's lines.
+    pub fn draw(&mut self) {
+        let (columns, _) = self.console.size();
+        let ballot = &self.class.ballot;
+        let lines = match &self.step {
+            _ if self.code_shown => gathering(&self.room, self.console.size()),
+            Step::Gather => gathering(&self.room, self.console.size()),
+            Step::Vote if ballot.phase() == Phase::Open => voting(&self.room, (columns, self.console.room())),
+            Step::Vote => [vec![String::new()], histogram(ballot, columns)].concat(),
+            _ => Vec::new(),
+        };
+        self.console.draw(&lines, &self.status());
+    }
+
+    /// The counts go on while nobody presses anything.
+    pub fn tick(&mut self) {
+        if self.console.is_back() {
+            self.draw();
+        } else if self.waits() {
+            let status = self.status();
+            self.console.status(&status);
+        }
+    }
+
+    /// The last line: how many are here or have voted, and the key that goes on.
+    fn status(&self) -> String {
+        let ballot = &self.class.ballot;
+        let (here, voted) = (self.class.crowd.here(Instant::now()), ballot.voted());
+        let name = if ballot.rounds() > 1 { format!("vote {}", ballot.round()) } else { "vote".into() };
+        match &self.step {
+            _ if self.code_shown => format!("          {here} here   [Enter] back"),
+            Step::Gather => format!("          {here} here   [Enter] begin   (? keys)"),
+            Step::Vote if ballot.phase() == Phase::Open => {
+                format!("          {voted} voted, {here} here   [Enter] close {name}   (? keys)")
+            }
+            Step::Vote if !ballot.is_last() => {
+                "          [Enter] vote again   (k the kernel decides now, ? keys)".into()
+            }
+            Step::Vote => "          [Enter] let the kernel decide   (? keys)".into(),
+            Step::Prompt(prompt) => prompt.clone(),
+            Step::Over => "          [Enter] end   (the page says that it is over)".into(),
+            Step::Play | Step::End => String::new(),
+        }
+    }
+
+    /// What the demo wrote.
+    ///
+    /// # Errors
+    /// The votes cannot be kept.
+    fn demo_wrote(&mut self, bytes: &[u8]) -> Result<()> {
+        for seen in self.reader.read(bytes) {
+            match seen {
+                Seen::Lines(lines) => self.console.lines(&lines),
+                Seen::Cleared => {
+                    self.console.clear();
+                    self.keep()?; // of a question that was left without a verdict
+                    self.class.ballot.wait();
+                }
+                Seen::Asks { question, prompt } => self.asked(question, prompt),
+                Seen::Decided { verdict, prompt } => {
+                    if self.pending {
+                        let question = self.class.ballot.question();
+                        self.decided.insert((question.experiment.clone(), question.text.clone()));
+                        self.class.ballot.decide(verdict.right, verdict.words);
+                        let lines = histogram(&self.class.ballot, self.console.size().0).join("\n");
+                        self.console.lines(&format!("{lines}\n"));
+                        self.keep()?;
+                    }
+                    self.wait_for(Step::Prompt(prompt));
+                }
+                Seen::Waits { prompt } => self.wait_for(Step::Prompt(prompt)),
+            }
+        }
+        Ok(())
+    }
+
+    /// A question stands: the class votes, unless it has seen the answer already.
+    fn asked(&mut self, question: Question, prompt: String) {
+        if self.decided.contains(&(question.experiment.clone(), question.text.clone())) {
+            return self.wait_for(Step::Prompt(prompt));
+        }
+        self.class.ballot.ask(question);
+        self.class.ballot.open();
+        self.pending = true;
+        self.wait_for(Step::Vote);
+    }
+
+    fn wait_for(&mut self, step: Step) {
+        self.step = step;
+        self.console.forget_typed();
+        self.draw();
+    }
+
+    /// Keeps the votes of a question, once.
+    fn keep(&mut self) -> Result<()> {
+        if std::mem::take(&mut self.pending) && (1..=self.class.ballot.round()).any(|round| self.has_votes(round)) {
+            self.results.push(result(&self.class.ballot, &Screen::new()));
+            let lab = self.show.program.file_name().unwrap_or_default().to_string_lossy();
+            self.save.question(&lab, &self.class.ballot)?;
+        }
+        Ok(())
+    }
+
+    fn has_votes(&self, round: usize) -> bool {
+        self.class.ballot.counts(round).iter().any(|votes| *votes > 0)
+    }
+
+    /// What the lecturer pressed.
+    ///
+    /// # Errors
+    /// The demo's terminal cannot be resized.
+    pub fn press(&mut self, key: Key) -> Result<()> {
+        if std::mem::take(&mut self.code_shown) {
+            self.console.back();
+            self.draw();
+            return Ok(());
+        }
+        match (key, &self.step) {
+            (Key::Code, Step::Vote | Step::Prompt(_)) => {
+                self.code_shown = true;
+                let lines = gathering(&self.room, self.console.size());
+                self.console.instead(&lines, &self.status());
+            }
+            (Key::Help, _) => self.help(),
+            (Key::Go, Step::Gather) => {
+                self.console.erase();
+                self.demo = Some(Demo::start(&self.show.program, &self.show.names, demo_size(&self.console))?);
+                self.step = Step::Play;
+            }
+            (Key::Quit | Key::End, Step::Gather) | (Key::Go | Key::Quit | Key::End, Step::Over) => {
+                self.console.erase();
+                self.step = Step::End;
+            }
+            (_, Step::Vote) => self.vote(key)?,
+            (Key::Go, Step::Prompt(_)) => self.answer("\n")?,
+            (Key::Again, Step::Prompt(_)) => self.answer("r")?,
+            (Key::Skip, Step::Prompt(_)) => self.answer("s")?,
+            (Key::Quit | Key::End, Step::Prompt(_)) => self.answer("q")?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// What was pressed while a question stands.
+    fn vote(&mut self, key: Key) -> Result<()> {
+        let ballot = &mut self.class.ballot;
+        match (key, ballot.phase()) {
+            (Key::Go, Phase::Open) => {
+                ballot.close();
+                self.draw();
+            }
+            (Key::Go, _) if !ballot.is_last() => {
+                ballot.open();
+                self.draw();
+            }
+            (Key::Go | Key::Kernel, _) => {
+                ballot.decides_now();
+                self.answer("\n")?;
+            }
+            (Key::Again, _) => {
+                ballot.close();
+                self.pending = false; // what was voted before it began again is not kept
+                self.answer("r")?;
+            }
+            (Key::Skip, _) => self.answer("s")?,
+            (Key::Quit | Key::End, _) => self.answer("q")?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn help(&mut self) {
+        let screen = Screen::new();
+        self.console.erase();
+        let mut lines: Vec<String> = screen.hang("          ", KEYS).lines().map(String::from).collect();
+        lines.insert(0, String::new());
+        let status = self.status();
+        self.console.draw(&lines, &status);
+    }
+
+    /// Presses a key of the demo, in the place of its prompt.
+    fn answer(&mut self, key: &str) -> Result<()> {
+        let shown = match &self.step {
+            Step::Prompt(prompt) => prompt.clone(),
+            _ => format!("          {} voted", self.class.ballot.voted()),
+        };
+        self.console.lines(&shown); // the demo ends this line itself
+        self.console.measure();
+        self.step = Step::Play;
+        if let Some(demo) = &mut self.demo {
+            demo.resize(demo_size(&self.console))?;
+            demo.press(key);
+        }
+        Ok(())
+    }
+
+    /// Reads what the demo wrote, and sees whether it has ended.
+    ///
+    /// # Errors
+    /// The votes cannot be kept.
+    pub fn follow(&mut self) -> Result<()> {
+        let Some(demo) = self.demo.as_mut().filter(|_| self.ended.is_none()) else { return Ok(()) };
+        // Only what nobody writes any more is followed by an end: a program that it left behind may keep the terminal.
+        let ended = demo.ended()?;
+        match (demo.read(), ended) {
+            (Some(bytes), _) if !bytes.is_empty() => self.demo_wrote(&bytes),
+            (_, Some(status)) => {
+                self.ended = Some(status);
+                self.close()?;
+                self.wait_for(Step::Over);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Nothing follows: the table of all votes, and the page says that it is over.
+    ///
+    /// # Errors
+    /// The votes cannot be kept.
+    pub fn close(&mut self) -> Result<()> {
+        let rest = self.reader.end();
+        self.console.lines(&rest);
+        self.keep()?;
+        self.class.ballot.end();
+        if !self.results.is_empty() {
+            let rounds: String = (1..=self.class.ballot.rounds()).map(|round| format!("{round:>5}")).collect();
+            let text = self.results.join("\n");
+            self.console.lines(&format!("\nby round  {rounds}\n{text}\n"));
+        }
+        Ok(())
+    }
+}
