@@ -65,15 +65,14 @@ pub fn play(engine: &mut Engine) -> Result<u8> {
     }
     last_look(engine)?;
     let status = status(engine, ending.interrupted, &ending.ended_by_us)?;
-    let (stopped, stops, all) = (engine.tracer.stopped, engine.tracer.stops, engine.elapsed());
-    engine.note(
-        None,
-        format!(
-            "traced: the commands stood still {stops} times, {:.2} s in all; the run took {:.2} s",
-            stopped.as_secs_f64(),
-            all.as_secs_f64()
-        ),
-    )?;
+    let (stopped, lived) = (engine.tracer.stopped.as_secs_f64(), engine.tracer.lived.as_secs_f64());
+    let slowed = format!(
+        "traced: the commands' threads stood still for {stopped:.2} s of the {lived:.2} s that they lived, at {} stops; \
+         the run took {:.2} s",
+        engine.tracer.stops,
+        engine.elapsed().as_secs_f64()
+    );
+    engine.note(None, slowed)?;
     engine.end()?;
     Ok(status)
 }

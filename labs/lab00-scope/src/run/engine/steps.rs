@@ -67,7 +67,7 @@ impl Engine<'_> {
         }
         self.show(call, segments, changes)?;
         if let Some(thread) = self.tracer.threads.get_mut(&id) {
-            thread.free_since = Instant::now();
+            thread.set_free();
         }
         self.tracer.go_on(id, None);
         Ok(())

@@ -61,6 +61,8 @@ pub struct Tracer {
     doomed: HashSet<i32>,
     /// Processes of another architecture, which were told.
     foreign: HashSet<i32>,
+    /// How long the threads that have ended lived, all together.
+    pub lived: Duration,
     /// How long threads stood still because of us, all together.
     pub stopped: Duration,
     /// How often.
@@ -221,7 +223,7 @@ impl Tracer {
 
     fn gone(&mut self, id: i32, how: String, status: i32) {
         self.stands_still_no_more(id);
-        self.threads.remove(&id);
+        self.lived += self.threads.remove(&id).map_or(Duration::ZERO, |thread| thread.seen_since.elapsed());
         // The number of a process is that of its first thread, whose end is told when all others are gone.
         if let Some(of) = self.processes.remove(&id) {
             self.threads.retain(|_, thread| thread.process != id);
