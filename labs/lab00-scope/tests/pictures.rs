@@ -286,8 +286,8 @@ const FENCES: [&str; 2] = ["```wire\n", "```\n"];
 /// The last lines of a run, which a sheet does not need.
 const LAST: &str = "-- traced: ";
 /// What depends on how fast a run is: the pieces of a transfer, what a timer sent, a call that found no room, and the
-/// states between the first FIN and the last acknowledgement.
-const ANY_RUN: [&str; 5] = [" and so on: ", " * ", " EAGAIN ", "FIN-WAIT-", "CLOSE-WAIT"];
+/// states of the end, as two ends may close one after the other or at the same time.
+const ANY_RUN: [&str; 7] = [" and so on: ", " * ", " EAGAIN ", "FIN-WAIT-", "CLOSE-WAIT", "TIME-WAIT", "CLOSED"];
 /// An experiment with timers is played again where the tracer slowed it too much.
 const TRIES: usize = 3;
 
@@ -305,9 +305,19 @@ fn masked(line: &str) -> String {
     masked
 }
 
-/// The ladder that a sheet would quote of this run.
+/// The ladder that a sheet would quote of this run: pauses only where a timer ran, as a busy machine pauses anywhere.
 fn quotable(ladder: &str) -> String {
-    ladder.lines().take_while(|line| !line.starts_with(LAST)).map(|line| format!("{line}\n")).collect()
+    let plain = |line: &str| {
+        let stamp = line.find("  +").filter(|_| !line.contains(" * "));
+        let (text, stamp) = line.split_at(stamp.unwrap_or(line.len()));
+        match text.strip_prefix("| ").filter(|_| stamp.ends_with('|')) {
+            Some(text) if text.starts_with(' ') => format!("| {:>75} |", text.trim()), // the right end's
+            Some(text) => format!("| {text:<75} |"),
+            None => text.trim_end().into(),
+        }
+    };
+    let lines = ladder.lines().take_while(|line| !line.starts_with(LAST));
+    lines.map(plain).filter(|line| !line.trim_start().starts_with('+')).map(|line| line + "\n").collect()
 }
 
 /// The masked lines of a ladder; of a line of states each state by itself, as two ends may change in one step or two.

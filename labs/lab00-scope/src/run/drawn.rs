@@ -12,7 +12,7 @@ use super::{
     json,
     ladder::{Ladder, Row, Shown},
     model::{Call, Cause, Event, Flags, Mark, Phase, Protocol, Segment, Socket, State, StateChange, Tcp, What},
-    svg,
+    slide,
     text::lines,
 };
 
@@ -205,8 +205,21 @@ fn datagrams_and_what_icmp_says_of_them_stand_in_the_same_lanes() {
 }
 
 #[test]
+fn a_lost_segment_does_not_reach_the_other_end() {
+    let lost = |from, to| {
+        let mut segment = segment(from, to, ".", [1, 1, 512], 5, Cause::Unknown);
+        segment.marks = vec![Mark::Lost];
+        event(What::Segment(segment))
+    };
+    let text = drawn(&[lost(CLIENT, SERVER), lost(SERVER, CLIENT)], 59);
+    let arrows: Vec<&str> = text.lines().skip(3).collect();
+    let right = "|-- ACK seq 1 ack 1 len 5 win 512 * lost -------------X   |";
+    assert_eq!(arrows, [right, "| X ACK seq 1 ack 1 len 5 win 512 * lost -----------------|"], "{text}");
+}
+
+#[test]
 fn a_page_for_slides_escapes_what_a_stranger_sent() {
-    let mut page = svg::Page::default();
+    let mut page = slide::Page::default();
     let mut events = a_run();
     events.push(event(What::Output { process: 100, error: false, line: "<script>&\u{1b}[2J".into() }));
     rows(&events, Shown::default()).iter().for_each(|row| page.draw(row));
@@ -296,7 +309,7 @@ proptest! {
         let at = |at: u64| Duration::from_millis(at);
         let events: Vec<Event> = happened.into_iter().map(|(what, ms)| Event { at: at(ms), what }).collect();
         let rows = rows(&events, Shown { brief, whole, slow: Duration::ZERO });
-        let mut page = svg::Page::default();
+        let mut page = slide::Page::default();
         for row in &rows {
             page.draw(row);
             for line in lines(row, width) {

@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::model::{Call, Protocol, Segment, StateChange};
+use crate::run::model::{Call, Protocol, Segment, StateChange};
 
 /// One of the two lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

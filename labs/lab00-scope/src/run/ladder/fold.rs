@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::ladder::Shape;
+use super::rows::Shape;
 
 /// So many rows of a kind are drawn; the next ones are counted.
 const DRAWN: usize = 3;
@@ -11,7 +11,7 @@ const DRAWN_IF_MARKED: usize = 8;
 /// Where rows are counted already, each new kind is drawn once.
 const DRAWN_MEANWHILE: usize = 1;
 /// So few rows take no more room than their count: they are drawn after all.
-const FEW: usize = 2;
+const FEW: usize = 4;
 
 /// What rows of one kind have in common.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
