@@ -286,8 +286,8 @@ const FENCES: [&str; 2] = ["```wire\n", "```\n"];
 /// The last lines of a run, which a sheet does not need.
 const LAST: &str = "-- traced: ";
 /// What depends on how fast a run is: the pieces of a transfer, what a timer sent, a call that found no room, and the
-/// states between the first FIN and the last acknowledgement.
-const ANY_RUN: [&str; 5] = [" and so on: ", " * ", " EAGAIN ", "FIN-WAIT-", "CLOSE-WAIT"];
+/// states of the end, as two ends may close one after the other or at the same time.
+const ANY_RUN: [&str; 7] = [" and so on: ", " * ", " EAGAIN ", "FIN-WAIT-", "CLOSE-WAIT", "TIME-WAIT", "CLOSED"];
 /// An experiment with timers is played again where the tracer slowed it too much.
 const TRIES: usize = 3;
 
