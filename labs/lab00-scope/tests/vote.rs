@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use testkit::{Role, TempDir, Terminal, built, failed, have, root, run, wait_until};
@@ -310,20 +310,17 @@ fn hostile_peers_are_refused_and_delay_nobody() {
             let _ = sock.write_all(&bytes).and_then(|()| sock.write_all(b"\r\n\r\n")); // EPIPE: refused already
         }
     });
-    let begun = Instant::now();
     for voter in 100..200 {
         assert_eq!(votes(addr, voter, q, 1, 'b'), 200);
     }
-    let votes_took = begun.elapsed();
     assert!(flood.join().unwrap() > 1000, "the flood was refused");
     noise.join().unwrap();
-    // The good ones did not wait for the slow ones, who have five seconds.
+    // Meanwhile the slow ones were there, and each is told in the end.
     let mut answered = 0;
     for sock in &mut slow {
         sock.set_read_timeout(Some(LIMIT)).unwrap();
         answered += usize::from(answer(sock).0 == 408);
     }
-    assert!(begun.elapsed() > votes_took, "{votes_took:?}");
     assert_eq!(answered, 200, "half a request is told that it took too long; a silent peer is only ended");
 
     for (request, status) in [

@@ -3,6 +3,7 @@
 //! One process, one thread, one poll(2) loop: the demo on a pseudo-terminal, the lecturer's keys, the class over HTTP.
 
 mod ballot;
+mod connection;
 mod console;
 mod crowd;
 mod demo;
