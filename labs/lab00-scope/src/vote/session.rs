@@ -234,7 +234,7 @@ impl Session {
             Step::Prompt(prompt) => prompt.clone(),
             _ => format!("          {} voted", self.class.ballot.voted()),
         };
-        self.console.lines(&shown); // the demo ends this line itself
+        self.console.answered(&shown);
         self.console.measure();
         self.step = Step::Play;
         if let Some(demo) = &mut self.demo {
