@@ -263,6 +263,9 @@ fn a_killed_vote_takes_its_demo_with_it() {
     role.type_line("").unwrap();
     role.wait_for("close vote 1").unwrap();
     let demos = children(role.pid().as_raw());
+    // What it starts itself must not take this program for its parent: lab17's clients would end at once.
+    let environment = fs::read(format!("/proc/{}/environ", demos[0])).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("LAB_PARENT="));
     drop(role); // SIGKILL
     let gone = || Ok((!Path::new(&format!("/proc/{}", demos[0])).exists()).then_some(()));
     wait_until("the demo's end", LIMIT, gone).unwrap();
