@@ -68,8 +68,8 @@ pub struct Session {
     code_shown: bool,
     /// A question was voted on, and its votes are not kept yet.
     pending: bool,
-    /// Questions that are decided: played again, the class knows the answer.
-    decided: HashSet<(String, String)>,
+    /// Experiments that are decided: played again, the class knows the answer.
+    decided: HashSet<String>,
     results: Vec<String>,
     /// How the demo ended.
     pub ended: Option<ExitStatus>,

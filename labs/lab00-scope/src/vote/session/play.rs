@@ -61,8 +61,7 @@ impl Session {
                 Seen::Asks { question, prompt } => self.asked(question, prompt)?,
                 Seen::Decided { verdict, prompt } => {
                     if self.pending {
-                        let question = self.class.ballot.question();
-                        self.decided.insert((question.experiment.clone(), question.text.clone()));
+                        self.decided.insert(self.class.ballot.question().experiment.clone());
                         self.class.ballot.decide(verdict.right, verdict.words);
                         let lines = histogram(&self.class.ballot, self.console.size().0).join("\n");
                         self.console.lines(&format!("{lines}\n"));
@@ -78,7 +77,7 @@ impl Session {
 
     /// A question stands: the class votes, unless it has seen the answer already.
     fn asked(&mut self, question: Question, prompt: String) -> Result<()> {
-        if self.decided.contains(&(question.experiment.clone(), question.text.clone())) {
+        if self.decided.contains(&question.experiment) {
             self.wait_for(Step::Prompt(prompt));
             return Ok(());
         }
