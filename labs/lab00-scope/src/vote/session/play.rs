@@ -15,7 +15,8 @@ impl Session {
     /// The votes cannot be kept.
     pub fn follow(&mut self) -> Result<()> {
         let Some(demo) = self.demo.as_mut().filter(|_| self.ended.is_none()) else { return Ok(()) };
-        // Only what nobody writes any more is followed by an end: a program that it left behind may keep the terminal.
+        // First whether it has ended, then what it wrote: so its last words are read. Not until end of file: a program
+        // that the demo left behind may hold the terminal open.
         let ended = demo.ended()?;
         match (demo.read(), ended) {
             (Some(bytes), _) if !bytes.is_empty() => self.demo_wrote(&bytes),
@@ -45,6 +46,7 @@ impl Session {
         }
         Ok(())
     }
+
     /// What the demo wrote.
     ///
     /// # Errors
