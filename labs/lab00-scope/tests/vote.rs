@@ -9,7 +9,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use testkit::{Role, TempDir, Terminal, built, failed, have, root, run, wait_until};
@@ -229,7 +229,7 @@ fn ctrl_c_keeps_the_votes_and_leaves_nothing_running() {
     testkit::signal(&role, nix::sys::signal::Signal::SIGINT);
     assert_eq!(role.wait_for_end().unwrap().signal(), Some(2), "130 to a shell");
     let printed = role.printed();
-    assert!(printed.contains("by round"), "{printed}");
+    assert!(printed.contains("by round") && printed.is_ascii(), "{printed}");
     assert!(
         fs::read_to_string(&save)
             .unwrap()
@@ -263,6 +263,9 @@ fn a_killed_vote_takes_its_demo_with_it() {
     role.type_line("").unwrap();
     role.wait_for("close vote 1").unwrap();
     let demos = children(role.pid().as_raw());
+    // What it starts itself must not take this program for its parent: lab17's clients would end at once.
+    let environment = fs::read(format!("/proc/{}/environ", demos[0])).unwrap();
+    assert!(!String::from_utf8_lossy(&environment).contains("LAB_PARENT="));
     drop(role); // SIGKILL
     let gone = || Ok((!Path::new(&format!("/proc/{}", demos[0])).exists()).then_some(()));
     wait_until("the demo's end", LIMIT, gone).unwrap();
@@ -310,20 +313,17 @@ fn hostile_peers_are_refused_and_delay_nobody() {
             let _ = sock.write_all(&bytes).and_then(|()| sock.write_all(b"\r\n\r\n")); // EPIPE: refused already
         }
     });
-    let begun = Instant::now();
     for voter in 100..200 {
         assert_eq!(votes(addr, voter, q, 1, 'b'), 200);
     }
-    let votes_took = begun.elapsed();
     assert!(flood.join().unwrap() > 1000, "the flood was refused");
     noise.join().unwrap();
-    // The good ones did not wait for the slow ones, who have five seconds.
+    // Meanwhile the slow ones were there, and each is told in the end.
     let mut answered = 0;
     for sock in &mut slow {
         sock.set_read_timeout(Some(LIMIT)).unwrap();
         answered += usize::from(answer(sock).0 == 408);
     }
-    assert!(begun.elapsed() > votes_took, "{votes_took:?}");
     assert_eq!(answered, 200, "half a request is told that it took too long; a silent peer is only ended");
 
     for (request, status) in [

@@ -127,6 +127,11 @@ impl Console {
         self.key()
     }
 
+    /// Whether standard output is a terminal.
+    pub fn draws(&self) -> bool {
+        self.draws
+    }
+
     /// Asks how large the terminal is now. stty(1) knows; an ioctl of our own would be unsafe code.
     pub fn measure(&mut self) {
         if let (true, Ok(terminal)) = (self.draws, stdout().as_fd().try_clone_to_owned()) {
@@ -152,6 +157,16 @@ impl Console {
         self.erase();
         self.lines += text;
         write(text);
+    }
+
+    /// Puts this in the place of the prompt; the demo ends the line. In a pipe the prompt stays.
+    pub fn answered(&mut self, text: &str) {
+        if self.draws {
+            self.lines(text);
+        } else {
+            self.drawn = None;
+            self.status.clear();
+        }
     }
 
     /// The screen begins anew.

@@ -12,13 +12,14 @@ use anyhow::{Context, Result};
 use nix::fcntl::OFlag;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, getpid};
+use nix::unistd::Pid;
 use shared::At;
 
 /// A demo that was told to end has its sockets to close; then it is killed.
 const END_LIMIT: Duration = Duration::from_secs(3);
 
-/// The demo ends with this program, as a role ends with its demo: see shared/roles/src/role.rs.
+/// Would end what a demo starts by other means than a role, as lab17 does: see shared/roles/src/role.rs. Not needed: a
+/// demo whose terminal is gone ends at its next prompt or line.
 const PARENT: &str = "LAB_PARENT";
 
 /// The program of a lab: a path, or lab07, 7 or lab07-multiclient beside this program.
@@ -90,7 +91,7 @@ impl Demo {
         resize(&terminal, (columns, rows))?;
         let side = || end.try_clone().map(Stdio::from).at("dup", terminal.display());
         let mut command = Command::new(program);
-        command.args(["demo", "--pause"]).args(names).env(PARENT, getpid().to_string());
+        command.args(["demo", "--pause"]).args(names).env_remove(PARENT);
         let child = command.stdin(side()?).stdout(side()?).stderr(side()?).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Demo { child, screen, terminal })

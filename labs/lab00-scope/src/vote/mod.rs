@@ -3,6 +3,7 @@
 //! One process, one thread, one poll(2) loop: the demo on a pseudo-terminal, the lecturer's keys, the class over HTTP.
 
 mod ballot;
+mod connection;
 mod console;
 mod crowd;
 mod demo;
@@ -80,9 +81,10 @@ pub fn run(args: &VoteArgs) -> Result<ExitCode> {
     }
     let stop = Stop::on_signals()?;
     let server = Server::listen(args.listen)?;
-    let room = Room::new(server.local_addr()?);
+    let console = Console::new();
+    let room = Room::new(server.local_addr()?, console.draws());
     let (class, save) = (Class::new(args.rounds.into())?, Save::new(args.save.as_deref())?);
-    hold(&mut Session::new(Show { program, names }, room, class, Console::new(), save), server, &stop)
+    hold(&mut Session::new(Show { program, names }, room, class, console, save), server, &stop)
 }
 
 /// The lecture, from the first key to the last.

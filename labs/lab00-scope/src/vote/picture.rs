@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn the_code_is_drawn_only_where_there_is_room() {
-        let room = Room::new("192.168.178.123:8007".parse().unwrap());
+        let room = Room::new("192.168.178.123:8007".parse().unwrap(), true);
         let lines = |rows| voting(&room, (80, rows)).len();
         assert!(lines(10) == 2 && lines(40) > 15, "{} {}", lines(10), lines(40));
         assert!((2..40).all(|rows| lines(rows) == 2 || lines(rows) < rows));

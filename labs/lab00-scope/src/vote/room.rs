@@ -19,10 +19,10 @@ pub struct Room {
 }
 
 impl Room {
-    /// For a server that listens there.
-    pub fn new(listen: SocketAddr) -> Room {
+    /// For a server that listens there; a code only for a terminal, which can show it.
+    pub fn new(listen: SocketAddr, terminal: bool) -> Room {
         let urls = addresses(listen);
-        let code = urls.first().and_then(|url| code(url));
+        let code = urls.first().filter(|_| terminal).and_then(|url| code(url));
         Room { urls, code }
     }
 }

@@ -1,7 +1,7 @@
-//! Serves the page over one poll loop: every connection has its turn, its limits and its deadline.
+//! Serves the page over one poll loop: every connection has its turn, and makes room when there are too many.
 
-use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,9 @@ use nix::sys::resource::{Resource, getrlimit};
 use shared::At;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::http::{Answer, Parsed, parse};
+use super::connection::Connection;
 use super::routes::Class;
 
-/// A request must be whole, and an answer taken, within this time.
-const REQUEST_LIMIT: Duration = Duration::from_secs(5);
-/// A kept connection may be silent so long; a page asks every two seconds.
-const IDLE_LIMIT: Duration = Duration::from_secs(15);
 /// Connections that wait to be accepted: a whole class that taps at once.
 const BACKLOG: i32 = 1024;
 /// Connections at once, and the descriptors that are left for everything else.
@@ -27,9 +23,6 @@ const OTHER_DESCRIPTORS: u64 = 32;
 const TURN_LIMIT: Duration = Duration::from_secs(1);
 /// Connections accepted before those that are there have their turn.
 const ACCEPTED_AT_ONCE: usize = 64;
-/// What one turn of one connection may read.
-const TURN: usize = 4096;
-
 /// The socket that listens, and the connections.
 pub struct Server {
     listen_sock: Socket,
@@ -37,21 +30,6 @@ pub struct Server {
     most: usize,
     /// Somebody waits to be accepted, and there is no room yet.
     full: bool,
-}
-
-struct Connection {
-    conn_sock: TcpStream,
-    received: Vec<u8>,
-    /// What is still to be sent.
-    answer: Vec<u8>,
-    sent: usize,
-    /// A request was answered.
-    served: bool,
-    /// It ends once all is sent.
-    last: bool,
-    accepted: Instant,
-    /// Until then something must have happened.
-    deadline: Instant,
 }
 
 impl Server {
@@ -84,7 +62,7 @@ impl Server {
     pub fn descriptors(&self) -> impl Iterator<Item = (BorrowedFd<'_>, PollFlags)> {
         let listener = (self.listen_sock.as_fd(), if self.full { PollFlags::empty() } else { PollFlags::POLLIN });
         std::iter::once(listener).chain(self.connections.iter().map(|connection| {
-            let waits_for = if connection.answer.is_empty() { PollFlags::POLLIN } else { PollFlags::POLLOUT };
+            let waits_for = if connection.sends() { PollFlags::POLLOUT } else { PollFlags::POLLIN };
             (connection.conn_sock.as_fd(), waits_for)
         }))
     }
@@ -134,114 +112,5 @@ impl Server {
             self.connections.swap_remove(first);
         }
         may_go
-    }
-}
-
-impl Connection {
-    fn new(conn_sock: TcpStream, now: Instant) -> Connection {
-        let deadline = now + REQUEST_LIMIT;
-        Connection {
-            conn_sock,
-            received: Vec::new(),
-            answer: Vec::new(),
-            sent: 0,
-            served: false,
-            last: false,
-            accepted: now,
-            deadline,
-        }
-    }
-
-    /// Served, and nothing of a next request has come.
-    fn is_idle(&self) -> bool {
-        self.served && self.received.is_empty() && self.answer.is_empty()
-    }
-
-    /// Whether it may stay although nothing happened. Who began a request is told that it took too long.
-    fn is_in_time(&mut self, now: Instant) -> bool {
-        if now >= self.deadline && !self.received.is_empty() && self.answer.is_empty() {
-            let _ = self.conn_sock.write(&Answer::refusal(408).bytes(false, false)); // nobody may be there to read it
-        }
-        now < self.deadline
-    }
-
-    /// Reads or writes once; false if the connection is over.
-    fn turn(&mut self, class: &mut Class, now: Instant) -> bool {
-        if now >= self.deadline {
-            return self.is_in_time(now);
-        }
-        if self.answer.is_empty() {
-            let mut buffer = [0; TURN];
-            match self.conn_sock.read(&mut buffer) {
-                Ok(0) => return false, // end of stream; half a request is none
-                Ok(bytes_read) => self.take(&buffer[..bytes_read], class, now),
-                Err(error) => return matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted),
-            }
-        }
-        self.send(class, now)
-    }
-
-    fn take(&mut self, bytes: &[u8], class: &mut Class, now: Instant) {
-        if self.last {
-            return; // what follows the last request is read away and not looked at
-        }
-        if self.received.is_empty() {
-            self.deadline = now + REQUEST_LIMIT; // from the first byte on, however slowly the others come
-        }
-        self.received.extend(bytes);
-        self.next(class, now);
-    }
-
-    /// Answers the first request that was received, if it is whole.
-    fn next(&mut self, class: &mut Class, now: Instant) {
-        match parse(&self.received) {
-            Parsed::Part => return,
-            Parsed::Whole(request, length) => {
-                self.received.drain(..length);
-                self.last = !request.keep;
-                self.answer = class.answer(&request, now).bytes(request.keep, request.method == "HEAD");
-            }
-            Parsed::Refused(status) => {
-                self.last = true;
-                self.answer = Answer::refusal(status).bytes(false, false);
-            }
-        }
-        self.sent = 0;
-        self.deadline = now + REQUEST_LIMIT;
-    }
-
-    fn send(&mut self, class: &mut Class, now: Instant) -> bool {
-        while self.sent < self.answer.len() {
-            match self.conn_sock.write(&self.answer[self.sent..]) {
-                Ok(0) => return false,
-                Ok(bytes_sent) => self.sent += bytes_sent,
-                Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == ErrorKind::WouldBlock,
-            }
-            if self.sent < self.answer.len() {
-                continue;
-            }
-            if self.last {
-                return self.finish(now);
-            }
-            self.answer.clear();
-            self.sent = 0;
-            self.served = true;
-            self.deadline = now + if self.received.is_empty() { IDLE_LIMIT } else { REQUEST_LIMIT };
-            if !self.received.is_empty() {
-                self.next(class, now); // it was sent behind the last one
-                return true; // and waits for its turn to be sent
-            }
-        }
-        true
-    }
-
-    /// Everything is sent. What the peer still sends is read away for a moment: a close with unread bytes would reset
-    /// the connection, and the answer might be lost with it.
-    fn finish(&mut self, now: Instant) -> bool {
-        self.answer.clear();
-        self.sent = 0;
-        self.deadline = self.deadline.min(now + Duration::from_secs(1));
-        self.conn_sock.shutdown(std::net::Shutdown::Write).is_ok()
     }
 }

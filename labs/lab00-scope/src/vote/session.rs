@@ -1,5 +1,7 @@
 //! A lecture with votes: what the demo shows, what the lecturer presses, and what then happens to the vote.
 
+mod play;
+
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -8,11 +10,11 @@ use std::time::Instant;
 use anyhow::Result;
 use shared::Screen;
 
-use super::ballot::{Phase, Question};
+use super::ballot::Phase;
 use super::console::{Console, Key};
 use super::demo::Demo;
-use super::picture::{gathering, histogram, result, voting};
-use super::reader::{Reader, Seen};
+use super::picture::{gathering, histogram, voting};
+use super::reader::Reader;
 use super::room::Room;
 use super::routes::Class;
 use super::save::Save;
@@ -66,8 +68,8 @@ pub struct Session {
     code_shown: bool,
     /// A question was voted on, and its votes are not kept yet.
     pending: bool,
-    /// Questions that are decided: played again, the class knows the answer.
-    decided: HashSet<(String, String)>,
+    /// Experiments that are decided: played again, the class knows the answer.
+    decided: HashSet<String>,
     results: Vec<String>,
     /// How the demo ended.
     pub ended: Option<ExitStatus>,
@@ -147,66 +149,10 @@ impl Session {
         }
     }
 
-    /// What the demo wrote.
-    ///
-    /// # Errors
-    /// The votes cannot be kept.
-    fn demo_wrote(&mut self, bytes: &[u8]) -> Result<()> {
-        for seen in self.reader.read(bytes) {
-            match seen {
-                Seen::Lines(lines) => self.console.lines(&lines),
-                Seen::Cleared => {
-                    self.console.clear();
-                    self.keep()?; // of a question that was left without a verdict
-                    self.class.ballot.wait();
-                }
-                Seen::Asks { question, prompt } => self.asked(question, prompt),
-                Seen::Decided { verdict, prompt } => {
-                    if self.pending {
-                        let question = self.class.ballot.question();
-                        self.decided.insert((question.experiment.clone(), question.text.clone()));
-                        self.class.ballot.decide(verdict.right, verdict.words);
-                        let lines = histogram(&self.class.ballot, self.console.size().0).join("\n");
-                        self.console.lines(&format!("{lines}\n"));
-                        self.keep()?;
-                    }
-                    self.wait_for(Step::Prompt(prompt));
-                }
-                Seen::Waits { prompt } => self.wait_for(Step::Prompt(prompt)),
-            }
-        }
-        Ok(())
-    }
-
-    /// A question stands: the class votes, unless it has seen the answer already.
-    fn asked(&mut self, question: Question, prompt: String) {
-        if self.decided.contains(&(question.experiment.clone(), question.text.clone())) {
-            return self.wait_for(Step::Prompt(prompt));
-        }
-        self.class.ballot.ask(question);
-        self.class.ballot.open();
-        self.pending = true;
-        self.wait_for(Step::Vote);
-    }
-
     fn wait_for(&mut self, step: Step) {
         self.step = step;
         self.console.forget_typed();
         self.draw();
-    }
-
-    /// Keeps the votes of a question, once.
-    fn keep(&mut self) -> Result<()> {
-        if std::mem::take(&mut self.pending) && (1..=self.class.ballot.round()).any(|round| self.has_votes(round)) {
-            self.results.push(result(&self.class.ballot, &Screen::new()));
-            let lab = self.show.program.file_name().unwrap_or_default().to_string_lossy();
-            self.save.question(&lab, &self.class.ballot)?;
-        }
-        Ok(())
-    }
-
-    fn has_votes(&self, round: usize) -> bool {
-        self.class.ballot.counts(round).iter().any(|votes| *votes > 0)
     }
 
     /// What the lecturer pressed.
@@ -288,49 +234,12 @@ impl Session {
             Step::Prompt(prompt) => prompt.clone(),
             _ => format!("          {} voted", self.class.ballot.voted()),
         };
-        self.console.lines(&shown); // the demo ends this line itself
+        self.console.answered(&shown);
         self.console.measure();
         self.step = Step::Play;
         if let Some(demo) = &mut self.demo {
             demo.resize(demo_size(&self.console))?;
             demo.press(key);
-        }
-        Ok(())
-    }
-
-    /// Reads what the demo wrote, and sees whether it has ended.
-    ///
-    /// # Errors
-    /// The votes cannot be kept.
-    pub fn follow(&mut self) -> Result<()> {
-        let Some(demo) = self.demo.as_mut().filter(|_| self.ended.is_none()) else { return Ok(()) };
-        // Only what nobody writes any more is followed by an end: a program that it left behind may keep the terminal.
-        let ended = demo.ended()?;
-        match (demo.read(), ended) {
-            (Some(bytes), _) if !bytes.is_empty() => self.demo_wrote(&bytes),
-            (_, Some(status)) => {
-                self.ended = Some(status);
-                self.close()?;
-                self.wait_for(Step::Over);
-                Ok(())
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Nothing follows: the table of all votes, and the page says that it is over.
-    ///
-    /// # Errors
-    /// The votes cannot be kept.
-    pub fn close(&mut self) -> Result<()> {
-        let rest = self.reader.end();
-        self.console.lines(&rest);
-        self.keep()?;
-        self.class.ballot.end();
-        if !self.results.is_empty() {
-            let rounds: String = (1..=self.class.ballot.rounds()).map(|round| format!("{round:>5}")).collect();
-            let text = self.results.join("\n");
-            self.console.lines(&format!("\nby round  {rounds}\n{text}\n"));
         }
         Ok(())
     }
