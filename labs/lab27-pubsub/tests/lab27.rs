@@ -397,7 +397,7 @@ fn rabbitmq_decides_what_a_durable_queue_is_asked() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}");
     for seen in
-        ["worker-killed    ANSWERED ", "broker-killed    CONFIRMED ", "(redelivered)", " 0 SKIPPED, 0 UNEXPECTED"]
+        ["verdict   ANSWERED   b) no ack", "verdict   CONFIRMED  a) ", "(redelivered)", " 0 SKIPPED, 0 UNEXPECTED"]
     {
         assert!(stdout.contains(seen), "{seen}: {stdout}");
     }
