@@ -70,6 +70,7 @@ lab20-downloads|tcp 8020|4^files PORT|12^fetch 127.0.0.1:PORT/{1..4}.bin --threa
 lab21-lifetimes|tcp 7210|4^page PORT|4^visit PORT &&|4^visit PORT --close|0_scripts/lifetimes.sh PORT
 lab22-mboard-live|tcp 7220|10^server PORT|client PORT --name ann|client PORT --name bob
 lab23-guessword|tcp 7230|10^server PORT|client ann PORT|client bob PORT
+lab24-mboard-rpc|tcp 7240|9^server PORT --slow|client PORT --publish Hello &&|client PORT --slow
 lab25-chat-objects|tcp 7250|10^server PORT|client --name ann --uri PORT|client --name bob --uri PORT
 lab26-group|udp 53126|6^member ann 239.26.26.26:PORT|6^member bob 239.26.26.26:PORT|6^member cid 239.26.26.26:PORT --loss 30|0_scripts/groups.sh 239.26.26.26
 lab27-pubsub|tcp 7270|5^broker PORT|7^subscribe letters --session ann --broker PORT|publish letters - --broker PORT

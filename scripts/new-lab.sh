@@ -120,9 +120,9 @@ use shared::{DemoArgs, SheetArgs, address};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  LABNN-WORD                play all experiments
-  LABNN-WORD demo --pause   for the projector
-  LABNN-WORD receive        terminal 1: 127.0.0.1:7778";
+  cargo LABNN                play all experiments
+  cargo LABNN demo --pause   for the projector
+  cargo LABNN receive        terminal 1: 127.0.0.1:7778";
 
 #[derive(Parser)]
 #[command(version, about = "One recv, one datagram", after_help = EXAMPLES)]
@@ -155,7 +155,7 @@ struct ReceiveArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -3,19 +3,23 @@
 use std::env;
 use std::fmt::Display;
 use std::io::{self, IsTerminal, Write, stdout};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::process::{Command, ExitCode, Stdio};
+use std::process::{Command, ExitCode, Stdio, exit};
 
 use anyhow::Result;
-use clap::Args;
+use clap::{Args, Parser};
 
 use roles::{CallError, Screen, end_with_parent};
+
+use crate::lesson::{Lesson, choose, names};
 
 /// Below each prediction of a hand-out.
 const ROOM_TO_WRITE: &str = "\n   ____________________________________________________________\n\n";
 
 /// The options of `demo`, the same in every lab.
 #[derive(Args, Clone, Debug, Default)]
+#[command(max_term_width = 79)] // of all help texts: each lab's command line has these options
 pub struct DemoArgs {
     /// Experiments to play, by name or number; all if none is named
     #[arg(value_name = "NAME|NUMBER")]
@@ -46,6 +50,32 @@ pub struct SheetArgs {
     /// A hand-out: question, predictions with room to write, commands
     #[arg(long, conflicts_with = "all")]
     pub questions: bool,
+}
+
+/// Understands a lab's command line, or ends the program: 0 after a help text, 2 with what is wrong.
+pub fn parse<C: Parser>(lesson: &Lesson) -> C {
+    let mut command = C::command();
+    command.build(); // adds the role `help`
+    let first = env::args_os().nth(1).and_then(|word| word.into_string().ok()).filter(|word| !word.starts_with('-'));
+    // Unlike clap, which takes each unknown word for an experiment's name, this says which roles there are.
+    if let Some(word) = first.filter(|word| command.find_subcommand(word).is_none())
+        && choose(lesson, std::slice::from_ref(&word)).is_err()
+    {
+        let roles = command.get_subcommands().filter(|role| !role.is_hide_set()).map(|role| role.get_name());
+        let roles = roles.filter(|role| !["demo", "sheet", "help"].contains(role)).collect::<Vec<_>>().join(", ");
+        let (lab, experiments) = (&lesson.lab[.."labNN".len()], names(lesson));
+        tell(format_args!("{lab}: '{word}' is neither a role ({roles}) nor an experiment ({experiments})\n"));
+        exit(2);
+    }
+    C::parse()
+}
+
+/// For clap: a count that must not be 0.
+///
+/// # Errors
+/// What else it is, in words.
+pub fn at_least_one(text: &str) -> Result<NonZeroUsize, String> {
+    text.parse().ok().and_then(NonZeroUsize::new).ok_or_else(|| "a whole number, at least 1".into())
 }
 
 /// Runs a lab's `body` and turns its error into a message with a hint; `lab` is its package name.
@@ -114,6 +144,14 @@ mod tests {
 
     const SHEET: &str = "# lab99\n\n**Predict.**\n1. One?\n2. Two?\n\n**Run.**\n\n\u{20}   go\n\n<details>\n\
                          <summary>See</summary>\n\nseen\n</details>\n";
+
+    #[test]
+    fn a_count_is_at_least_one() {
+        assert_eq!(at_least_one("12").map(NonZeroUsize::get), Ok(12));
+        for text in ["0", "-1", "", "x", "1.5", "99999999999999999999"] {
+            assert_eq!(at_least_one(text), Err("a whole number, at least 1".into()), "{text}");
+        }
+    }
 
     #[test]
     fn a_sheet_ends_before_its_folded_parts_and_all_unfolds_them() {

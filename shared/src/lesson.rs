@@ -119,19 +119,22 @@ pub fn play(lesson: &Lesson, args: &DemoArgs) -> Result<ExitCode> {
 }
 
 /// The named experiments with their numbers, in the order named; all if none is named.
-fn choose(lesson: &Lesson, names: &[String]) -> Result<Vec<(usize, &'static Experiment)>> {
+pub(crate) fn choose(lesson: &Lesson, chosen: &[String]) -> Result<Vec<(usize, &'static Experiment)>> {
     let numbered: Vec<_> = lesson.experiments.iter().enumerate().map(|(at, experiment)| (at + 1, experiment)).collect();
-    if names.is_empty() {
+    if chosen.is_empty() {
         return Ok(numbered);
     }
     let find = |name: &String| {
         let found = numbered.iter().find(|(number, experiment)| *name == number.to_string() || name == experiment.id);
-        found.copied().with_context(|| {
-            let ids: Vec<_> = lesson.experiments.iter().map(|experiment| experiment.id).collect();
-            format!("no experiment '{name}'; there are 1 to {} or {}", ids.len(), ids.join(", "))
-        })
+        found.copied().with_context(|| format!("no experiment '{name}'; there are {}", names(lesson)))
     };
-    names.iter().map(find).collect()
+    chosen.iter().map(find).collect()
+}
+
+/// All that names an experiment: `1 to 2 or one, other`.
+pub(crate) fn names(lesson: &Lesson) -> String {
+    let ids: Vec<_> = lesson.experiments.iter().map(|experiment| experiment.id).collect();
+    format!("1 to {} or {}", ids.len(), ids.join(", "))
 }
 
 fn list(screen: &mut Screen, number: usize, experiment: &Experiment) {

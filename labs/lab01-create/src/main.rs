@@ -21,12 +21,12 @@ use shared::{DemoArgs, SheetArgs};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab01-create                             play all experiments
-  lab01-create demo 2 --pause              the second one, for the projector
-  lab01-create hold                        a UDP socket, kept for 300 seconds
-  lab01-create hold --type stream          a TCP socket
-  lab01-create hold --family unix --seconds 10
-  scripts/fds.sh PID                       its descriptors, in the next terminal
+  cargo lab01                     play all experiments
+  cargo lab01 demo 2 --pause      the second one, for the projector
+  cargo lab01 hold                a UDP socket, kept for 300 seconds
+  cargo lab01 hold --type stream  a TCP socket
+  cargo lab01 hold --family unix --seconds 10
+  scripts/fds.sh PID              its descriptors, in the next terminal
 
 hold prints its process id and its descriptor, and the commands that show both.
 Ctrl-C ends it earlier.";
@@ -83,7 +83,7 @@ enum Kind {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

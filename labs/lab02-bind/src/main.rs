@@ -21,14 +21,14 @@ use shared::{DemoArgs, SheetArgs, address};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab02-bind                        play all experiments
-  lab02-bind demo 2 --pause         the second one, for the projector
-  lab02-bind hold                   a UDP socket on 127.0.0.1:7777, until Enter
-  lab02-bind hold --type stream     the same with TCP: look for it with ss
-  lab02-bind hold 0                 let the kernel choose the port
-  lab02-bind hold '[::1]:7777'      IPv6
-  lab02-bind hold --reuse-port      in two terminals: both get the port
-  nc -u 127.0.0.1 7777              type a line: it waits in the socket's Recv-Q
+  cargo lab02                     play all experiments
+  cargo lab02 demo 2 --pause      the second one, for the projector
+  cargo lab02 hold                a UDP socket on 127.0.0.1:7777, until Enter
+  cargo lab02 hold --type stream  the same with TCP: look for it with ss
+  cargo lab02 hold 0              let the kernel choose the port
+  cargo lab02 hold '[::1]:7777'   IPv6
+  cargo lab02 hold --reuse-port   in two terminals: both get the port
+  nc -u 127.0.0.1 7777            type a line: it waits in the socket's Recv-Q
 
 hold never reads: what is sent to it stays in the kernel and is gone with it.";
 
@@ -80,7 +80,7 @@ enum Kind {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

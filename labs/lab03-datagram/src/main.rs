@@ -25,16 +25,17 @@ use shared::{DemoArgs, SheetArgs, address, destination};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab03-datagram                           play all experiments
-  lab03-datagram demo 1 --pause            the first one, for the projector
-  lab03-datagram receive                   terminal 1: wait on 127.0.0.1:7778
-  lab03-datagram send                      terminal 2: \"Hello world!\" from port 7777
-  lab03-datagram send --unbound            the kernel chooses the port
-  lab03-datagram receive --buffer 5        too short for \"Hello world!\"
-  lab03-datagram send --connect --count 2  with nobody on port 7778: who hears it?
-  lab03-datagram send --broadcast 127.255.255.255:7778
-                                           to all who are bound to 0.0.0.0:7778
-  nc -u 127.0.0.1 7778                     any program that sends UDP is a sender
+  cargo lab03                           play all experiments
+  cargo lab03 demo 1 --pause            the first one, for the projector
+  cargo lab03 receive                   terminal 1: wait on 127.0.0.1:7778
+  cargo lab03 send                      terminal 2: \"Hello world!\" from port
+                                        7777
+  cargo lab03 send --unbound            the kernel chooses the port
+  cargo lab03 receive --buffer 5        too short for \"Hello world!\"
+  cargo lab03 send --connect --count 2  with nobody on port 7778: who hears it?
+  cargo lab03 send --broadcast 127.255.255.255:7778
+                                        to all who are bound to 0.0.0.0:7778
+  nc -u 127.0.0.1 7778                  any program that sends UDP is a sender
 
 A payload is shown as text, with control characters and what is not UTF-8
 escaped. A datagram carries at most 65507 bytes over IPv4, 65527 over IPv6.";
@@ -127,7 +128,7 @@ fn seconds(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

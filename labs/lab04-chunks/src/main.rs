@@ -39,23 +39,25 @@ use crate::fate::Rates;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab04-chunks                             play all experiments
-  lab04-chunks demo 2 --pause              the second one, for the projector
-  lab04-chunks receive                     terminal 1: one message on 127.0.0.1:7778
-  lab04-chunks send                        terminal 2: the lecture's 84001 bytes
-  lab04-chunks send --port 0 --gap 500 F   a second sender: file F, slowly
-  lab04-chunks relay --lose 41             terminal 3: loses datagram 41
-  lab04-chunks send --to 7779              through the relay
-  lab04-chunks receive --numbered          numbers in each block, also for send
-  nc -u 127.0.0.1 7778                     any program that sends datagrams
+  cargo lab04                            play all experiments
+  cargo lab04 demo 2 --pause             the second one, for the projector
+  cargo lab04 receive                    terminal 1: one message on
+                                         127.0.0.1:7778
+  cargo lab04 send                       terminal 2: the lecture's 84001 bytes
+  cargo lab04 send --port 0 --gap 500 F  a second sender: file F, slowly
+  cargo lab04 relay --lose 41            terminal 3: loses datagram 41
+  cargo lab04 send --to 7779             through the relay
+  cargo lab04 receive --numbered         numbers in each block, also for send
+  nc -u 127.0.0.1 7778                   any program that sends datagrams
 
-A block is at most 1024 bytes. Without --numbered the message ends with the block
-that ends with \\n: `send` adds one if the message has none at its end. With
---numbered each block starts with 16 bytes, all numbers big-endian: \"NBLK\", the
-message's number, the block's number from 1, the length of the whole message;
-1008 bytes of the message follow. A message holds at most 16777216 bytes, its
-newline counted. The receiver cuts a datagram of more than 1024 bytes, as in the
-lecture. ADDRESS is PORT, ADDRESS or ADDRESS:PORT, such as 7778 or [::1]:7778.";
+A block is at most 1024 bytes. Without --numbered the message ends with the
+block that ends with \\n: `send` adds one if the message has none at its end.
+With --numbered each block starts with 16 bytes, all numbers big-endian:
+\"NBLK\", the message's number, the block's number from 1, the length of the
+whole message; 1008 bytes of the message follow. A message holds at most
+16777216 bytes, its newline counted. The receiver cuts a datagram of more than
+1024 bytes, as in the lecture. ADDRESS is PORT, ADDRESS or ADDRESS:PORT, such
+as 7778 or [::1]:7778.";
 
 #[derive(Parser)]
 #[command(version, about = "A big message in many datagrams", after_help = EXAMPLES)]
@@ -193,7 +195,7 @@ fn bind_addr(places: [Option<&Place>; 2], port: u16, to: Option<SocketAddr>) -> 
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

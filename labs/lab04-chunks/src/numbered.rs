@@ -12,7 +12,7 @@
 //! Block n therefore holds the message's bytes from (n - 1) * 1008 on, and the length says how many blocks there are.
 //! An empty message is one block without a byte of payload.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::message::{BLOCK_LEN, LENGTH_LIMIT};
 
@@ -105,8 +105,8 @@ pub fn parse(datagram: &[u8]) -> Result<Block<'_>, Fault> {
 pub struct Assembly {
     total_len: u32,
     blocks: BTreeMap<u32, Vec<u8>>,
-    /// Blocks that came a second time.
-    pub doubles: u32,
+    /// The numbers of the blocks that came more than once.
+    pub again: BTreeSet<u32>,
     /// Blocks that came after one with a higher number.
     pub late: u32,
 }
@@ -114,7 +114,8 @@ pub struct Assembly {
 impl Assembly {
     /// Starts with any block of the message.
     pub fn new(block: &Block<'_>) -> Self {
-        let mut assembly = Assembly { total_len: block.total_len, blocks: BTreeMap::new(), doubles: 0, late: 0 };
+        let mut assembly =
+            Assembly { total_len: block.total_len, blocks: BTreeMap::new(), again: BTreeSet::new(), late: 0 };
         assembly.add(block);
         assembly
     }
@@ -126,7 +127,7 @@ impl Assembly {
             return false;
         }
         if self.blocks.contains_key(&block.number) {
-            self.doubles += 1;
+            self.again.insert(block.number);
             return true;
         }
         self.late += u32::from(self.blocks.last_key_value().is_some_and(|(last, _)| block.number < *last));
@@ -230,7 +231,8 @@ mod tests {
             let whole = assembled(doubled.chain(&datagrams)).unwrap();
             prop_assert!(whole.is_whole() && whole.missing().is_empty());
             prop_assert_eq!(whole.bytes(), message.clone());
-            prop_assert_eq!(whole.doubles as usize, order.len());
+            let again: BTreeSet<_> = order.iter().map(|index| index.index(datagrams.len()) as u32 + 1).collect();
+            prop_assert_eq!(whole.again, again);
 
             let lost = lost.index(datagrams.len());
             let others = datagrams.iter().enumerate().filter(|(at, _)| *at != lost).map(|(_, datagram)| datagram);

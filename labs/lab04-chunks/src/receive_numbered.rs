@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     net::SocketAddr,
     os::fd::{AsFd, AsRawFd},
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -27,6 +28,9 @@ use crate::{
 const UNDER_WAY: usize = 8;
 /// Late doubles are recognised for this many complete messages.
 const REMEMBERED: usize = 64;
+/// Missing blocks are told after a silence of twice the last gap between two datagrams, and of this at the most: a sender
+/// with --gap is slow, and what it has not sent yet is not missing.
+const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// So many missing numbers, or stretches of them, fit on a line.
 const NAMED: usize = 10;
 
@@ -50,18 +54,28 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
     let mut table = Table::default();
     let mut received = 0;
     let mut buffer = [0; BLOCK_LEN];
+    let (mut last_datagram, mut silence) = (Instant::now(), Duration::ZERO);
+    let mut told = true; // what is missing
     while received < args.messages && !stop.requested() {
         if args.pause {
             fold.settle(&mut screen);
         }
         pause.before(&mut screen, format_args!("recvfrom({}, {BLOCK_LEN})", sock.as_raw_fd()));
-        let timeout = if fold.is_settled() { PollTimeout::NONE } else { SILENCE_MS.into() };
+        let rest = silence.saturating_sub(last_datagram.elapsed()) + Duration::from_millis(1); // poll counts milliseconds
+        let timeout = match told {
+            _ if !fold.is_settled() => SILENCE_MS.into(),
+            false => PollTimeout::try_from(rest)?,
+            true => PollTimeout::NONE,
+        };
         let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN), PollFd::new(sock.as_fd(), PollFlags::POLLIN)];
         match poll(&mut fds, timeout) {
             Err(Errno::EINTR) => continue,
             Ok(0) => {
                 fold.settle(&mut screen);
-                table.tell(&mut screen);
+                if last_datagram.elapsed() >= silence {
+                    table.tell(&mut screen);
+                    told = true;
+                }
                 continue;
             }
             result => result.at("poll", addr)?,
@@ -70,6 +84,9 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
             Err(Errno::EAGAIN | Errno::EINTR) => continue,
             result => result.at("recvfrom", addr)?,
         };
+        let gap = if table.under_way.is_empty() { Duration::ZERO } else { last_datagram.elapsed() };
+        silence = silence_after(gap);
+        (last_datagram, told) = (Instant::now(), args.pause); // with --pause the end tells it
         let source = source_addr(source)?;
         let block = match parse(&buffer[..bytes_read]) {
             Ok(block) => block,
@@ -98,19 +115,28 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
                 fold.settle(&mut screen);
                 let message = whole.bytes();
                 screen.line(format_args!("Total length {} bytes: [{}]", message.len(), shown(&message)));
-                let Assembly { late, doubles, .. } = whole;
-                screen.line(format_args!("Of {} blocks {late} came late and {doubles} twice", whole.expected()));
+                let Assembly { late, ref again, .. } = whole;
+                screen.line(format_args!(
+                    "Of {} blocks {late} came late, {} more than once",
+                    whole.expected(),
+                    again.len()
+                ));
                 out.write_all(&message, &stop)?;
             }
         }
     }
-    if !fold.is_settled() || args.pause {
-        fold.settle(&mut screen);
-        table.tell(&mut screen); // otherwise the silence before has told it
+    fold.settle(&mut screen);
+    if !told || args.pause {
+        table.tell(&mut screen);
     }
     tell_drops(&sock, &mut screen);
     drop(sock); // close(2)
     Ok(())
+}
+
+/// How long it must be silent after this gap before missing blocks are told.
+fn silence_after(gap: Duration) -> Duration {
+    (2 * gap).clamp(Duration::from_millis(SILENCE_MS.into()), SILENCE_LIMIT)
 }
 
 /// The messages under way, oldest first, and the last ones that are complete.
@@ -190,6 +216,13 @@ pub fn stretches(numbers: &[u32]) -> String {
 mod tests {
     use super::*;
     use crate::numbered::cut;
+
+    #[test]
+    fn what_a_slow_sender_will_send_in_time_is_not_missing() {
+        let silence_ms = |gap_ms| silence_after(Duration::from_millis(gap_ms)).as_millis();
+        assert_eq!([0, 1, 500, 1000].map(silence_ms), [200, 200, 1000, 2000]);
+        assert_eq!(silence_ms(60_000), 3000, "the gap before another message");
+    }
 
     #[test]
     fn stretches_name_the_numbers_in_one_line() {

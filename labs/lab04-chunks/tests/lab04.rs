@@ -365,7 +365,21 @@ fn numbered_names_what_is_missing_ignores_what_is_no_block_and_still_gets_the_re
         sock.send_to(&blocks[at], addr).unwrap();
     }
     receiver.wait_for("Total length 4000 bytes: [xxxx").unwrap();
-    receiver.wait_for("Of 4 blocks 3 came late and 0 twice\n").unwrap();
+    receiver.wait_for("Of 4 blocks 3 came late, 0 more than once\n").unwrap();
+    ends_well(&mut receiver);
+}
+
+#[test]
+fn a_block_that_comes_many_times_counts_once() {
+    let (mut receiver, addr) = receiver(&["--numbered"]);
+    let (sock, tap) = foreign();
+    let folder = TempDir::new();
+    let file = folder.path().join("file");
+    fs::write(&file, "x".repeat(3000)).unwrap();
+    send(tap, &["--numbered", file.to_str().unwrap()]);
+    let blocks: Vec<Vec<u8>> = (0..3).map(|_| next(&sock)).collect();
+    say(addr, &[&blocks[0], &blocks[0], &blocks[0], &blocks[1], &blocks[0], &blocks[1], &blocks[2]]);
+    receiver.wait_for("Of 3 blocks 0 came late, 2 more than once\n").unwrap();
     ends_well(&mut receiver);
 }
 

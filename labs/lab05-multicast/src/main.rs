@@ -30,19 +30,19 @@ use shared::{DemoArgs, Place, SheetArgs};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab05-multicast                          play all experiments
-  lab05-multicast demo 2 --pause           the second one, for the projector
-  lab05-multicast receive                  terminals 1 and 2: join 239.1.1.1, port 53124
-  lab05-multicast send                     terminal 3: a datagram every 5 seconds
-  lab05-multicast send 239.1.1.2:7000 --ttl 1 --interval 0.5
+  cargo lab05                 play all experiments
+  cargo lab05 demo 2 --pause  the second one, for the projector
+  cargo lab05 receive         terminals 1 and 2: join 239.1.1.1, port 53124
+  cargo lab05 send            terminal 3: a datagram every 5 seconds
+  cargo lab05 send 239.1.1.2:7000 --ttl 1 --interval 0.5
   socat -u UDP4-RECV:53124,reuseaddr,ip-add-membership=239.1.1.1:127.0.0.1 -
-                                           a foreign receiver
+                              a foreign receiver
 
-Groups are IPv4 addresses from 224.0.0.0 to 239.255.255.255; GROUP:PORT may also be
-GROUP or PORT alone. The two programs read no input: Ctrl-C ends them. Nothing
-leaves this machine unless --interface names another address than 127.0.0.1. Times
-are UTC. A datagram is shown on one line; control characters, and bytes that are
-not UTF-8, are escaped.";
+Groups are IPv4 addresses from 224.0.0.0 to 239.255.255.255; GROUP:PORT may
+also be GROUP or PORT alone. The two programs read no input: Ctrl-C ends them.
+Nothing leaves this machine unless --interface names another address than
+127.0.0.1. Times are UTC. A datagram is shown on one line; control characters,
+and bytes that are not UTF-8, are escaped.";
 
 /// As in the lecture.
 const DEFAULT_GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 1, 1, 1), 53124);
@@ -134,7 +134,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -88,6 +88,11 @@ fn being_stopped_and_continued_changes_no_verdict() {
 }
 
 #[test]
+fn a_new_build_while_the_demo_runs_changes_no_verdict() {
+    testkit::assert_a_new_build_changes_no_verdict(&DEMO);
+}
+
+#[test]
 fn the_printed_calls_are_those_strace_saw() {
     testkit::assert_printed_calls_are_real(LAB);
 }
@@ -166,7 +171,10 @@ fn a_sender_needs_no_listener_and_no_input_and_keeps_its_interval() {
 
 #[test]
 fn the_defaults_are_the_lectures() {
-    let help = |role| run(Command::new(LAB).args([role, "--help"])).stdout;
+    let help = |role| {
+        let help = run(Command::new(LAB).args([role, "--help"])).stdout;
+        help.split_whitespace().collect::<Vec<_>>().join(" ") // wherever a line is broken
+    };
     for wanted in ["[default: 239.1.1.1:53124]", "[default: 4]", "[default: 5]", "[default: 127.0.0.1]"] {
         assert!(help("send").contains(wanted), "{}", help("send"));
     }

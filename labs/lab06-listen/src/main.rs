@@ -24,13 +24,13 @@ use shared::{DemoArgs, SheetArgs, address, destination};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab06-listen                            play all experiments
-  lab06-listen demo backlog --pause       one of them, for the projector
-  lab06-listen listen                     terminal 1: 127.0.0.1:7777, nobody accepts
-  lab06-listen listen --backlog 5         room for more in the accept queue
-  lab06-listen server                     terminal 1: accepts one client
-  lab06-listen client                     terminal 2: connects
-  nc 127.0.0.1 7777                       any program that connects is a client";
+  cargo lab06                       play all experiments
+  cargo lab06 demo backlog --pause  one of them, for the projector
+  cargo lab06 listen                terminal 1: 127.0.0.1:7777, nobody accepts
+  cargo lab06 listen --backlog 5    room for more in the accept queue
+  cargo lab06 server                terminal 1: accepts one client
+  cargo lab06 client                terminal 2: connects
+  nc 127.0.0.1 7777                 any program that connects is a client";
 
 #[derive(Parser)]
 #[command(version, about = "listen, accept and connect: the accept queue between them", after_help = EXAMPLES)]
@@ -80,7 +80,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -30,26 +30,27 @@ use std::{
 
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind::ValueValidation};
-use shared::{DemoArgs, Place, SheetArgs};
+use shared::{DemoArgs, Place, SheetArgs, at_least_one};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 /// Where the server is if nothing else is said: the handout's port.
 const SERVER: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 4444);
 const EXAMPLES: &str = "\
 Examples:
-  lab07-multiclient                        play all experiments
-  lab07-multiclient demo 2 --pause         the second one, for the projector
-  lab07-multiclient server                 terminal 1: listen on 127.0.0.1:4444
-  lab07-multiclient server 0.0.0.0:4445    listen elsewhere
-  lab07-multiclient server-epoll           the same for ten thousand clients
-  lab07-multiclient client                 terminal 2: type lines; exit or Ctrl-D leaves
-  lab07-multiclient client 4444 0.0.0.0    as the handout types it
-  nc 127.0.0.1 4444                        any program that sends lines is a client
+  cargo lab07                      play all experiments
+  cargo lab07 demo 2 --pause       the second one, for the projector
+  cargo lab07 server               terminal 1: listen on 127.0.0.1:4444
+  cargo lab07 server 0.0.0.0:4445  listen elsewhere
+  cargo lab07 server-epoll         the same for ten thousand clients
+  cargo lab07 client               terminal 2: type lines; exit or Ctrl-D
+                                   leaves
+  cargo lab07 client 4444 0.0.0.0  as the handout types it
+  nc 127.0.0.1 4444                any program that sends lines is a client
 
 Lines are UTF-8, end with \\n, and hold at most 65536 bytes; both ends show them
 reversed, control characters escaped. Lines that start with \"! \" are notices of
-the server. A line that arrives while you type is shown at once: what you typed is
-kept, Ctrl-R shows it again.";
+the server. A line that arrives while you type is shown at once: what you typed
+is kept, Ctrl-R shows it again.";
 
 #[derive(Parser)]
 #[command(version, about = "One server, many clients, one line to all of them", after_help = EXAMPLES)]
@@ -84,7 +85,7 @@ struct ServerArgs {
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<IpAddr>,
     /// Clients that are let in at the same time
-    #[arg(long, default_value = "4", value_name = "N")]
+    #[arg(long, default_value = "4", value_name = "N", value_parser = at_least_one)]
     max_clients: NonZeroUsize,
     /// Do not set SO_REUSEADDR: end the server with clients connected, and start it again
     #[arg(long)]
@@ -103,7 +104,7 @@ struct ServerEpollArgs {
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<IpAddr>,
     /// Clients that are let in at the same time
-    #[arg(long, default_value = "10000", value_name = "N")]
+    #[arg(long, default_value = "10000", value_name = "N", value_parser = at_least_one)]
     max_clients: NonZeroUsize,
     /// Do not set SO_REUSEADDR: end the server with clients connected, and start it again
     #[arg(long)]
@@ -127,7 +128,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -31,15 +31,15 @@ use crate::captured::Scene;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab08-stream                            play all experiments
-  lab08-stream demo 1 --pause             the first one, for the projector
-  lab08-stream receive                    terminal 1: wait on 127.0.0.1:7777
-  lab08-stream send                       terminal 2: 84001 bytes with newline
-  lab08-stream receive --once             a single recv(1024)
-  lab08-stream send --message 'Hello World!'
-  lab08-stream send --no-terminator       then Enter: the end of the stream
-  lab08-stream send --block 1000          in sends of 1000 bytes
-  printf 'one\\ntwo\\n' | nc 127.0.0.1 7777   any program that sends is a sender
+  cargo lab08                              play all experiments
+  cargo lab08 demo 1 --pause               the first one, for the projector
+  cargo lab08 receive                      terminal 1: wait on 127.0.0.1:7777
+  cargo lab08 send                         terminal 2: 84001 bytes with newline
+  cargo lab08 receive --once               a single recv(1024)
+  cargo lab08 send --message 'Hello World!'
+  cargo lab08 send --no-terminator         then Enter: the end of the stream
+  cargo lab08 send --block 1000            in sends of 1000 bytes
+  printf 'one\\ntwo\\n' | nc 127.0.0.1 7777  any program that sends is a sender
 
 A message is shown by its first and last letters, control characters escaped.
 receive keeps at most 64 MiB, send makes at most 256 MiB.";
@@ -136,7 +136,7 @@ struct SourceArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -28,12 +28,12 @@ use socket2::Socket;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab09-shutdown                           play all experiments
-  lab09-shutdown demo shut-rd --pause      one of them, for the projector
-  lab09-shutdown server                    terminal 1: 127.0.0.1:7777
-  lab09-shutdown client                    terminal 2: sends, shuts down, receives
-  lab09-shutdown client --how reset        ends with a reset instead
-  nc -N 127.0.0.1 7777                     any program that half-closes is a client";
+  cargo lab09                       play all experiments
+  cargo lab09 demo shut-rd --pause  one of them, for the projector
+  cargo lab09 server                terminal 1: 127.0.0.1:7777
+  cargo lab09 client                terminal 2: sends, shuts down, receives
+  cargo lab09 client --how reset    ends with a reset instead
+  nc -N 127.0.0.1 7777              any program that half-closes is a client";
 
 #[derive(Parser)]
 #[command(version, about = "shutdown, close and reset: the ways to end a connection", after_help = EXAMPLES)]
@@ -99,7 +99,7 @@ enum How {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -32,12 +32,13 @@ use socket2::Socket;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab10-timewait                           play all experiments
-  lab10-timewait demo pairs --pause        one of them, for the projector
-  lab10-timewait server --close-first      terminal 1: 127.0.0.1:7777
-  lab10-timewait client                    terminal 2
-  lab10-timewait countdown 7777            terminal 3: the minute running down
-  lab10-timewait server --no-reuse-addr    as the handout has it: try it again at once";
+  cargo lab10                         play all experiments
+  cargo lab10 demo pairs --pause      one of them, for the projector
+  cargo lab10 server --close-first    terminal 1: 127.0.0.1:7777
+  cargo lab10 client                  terminal 2
+  cargo lab10 countdown 7777          terminal 3: the minute running down
+  cargo lab10 server --no-reuse-addr  as the handout has it: try it again at
+                                      once";
 
 #[derive(Parser)]
 #[command(version, about = "TIME-WAIT: who has it, how long, what it blocks, what lifts it", after_help = EXAMPLES)]
@@ -100,7 +101,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -340,6 +340,11 @@ fn being_stopped_and_continued_changes_no_verdict() {
 }
 
 #[test]
+fn a_new_build_while_the_demo_runs_changes_no_verdict() {
+    testkit::assert_a_new_build_changes_no_verdict(&DEMO);
+}
+
+#[test]
 fn an_ordinary_account_can_do_everything_but_a_privileged_port() {
     testkit::assert_demo_needs_no_privileges(LAB);
     testkit::assert_privileged_port_is_refused(LAB, &["server", "127.0.0.1:1"], "127.0.0.1:1");

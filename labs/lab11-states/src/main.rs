@@ -26,12 +26,12 @@ use shared::{DemoArgs, SheetArgs};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab11-states                            play all experiments
-  lab11-states demo closing --pause       one of them, for the projector
-  lab11-states tour                       all eleven states, then the diagram
-  lab11-states hold close-wait            one state for 60 s, to look at
-  lab11-states hold SYN_RECV --seconds 9  the names of ss and netstat do as well
-  scripts/states.sh PORT                  terminal 2: the port that hold prints";
+  cargo lab11                            play all experiments
+  cargo lab11 demo closing --pause       one of them, for the projector
+  cargo lab11 tour                       all eleven states, then the diagram
+  cargo lab11 hold close-wait            one state for 60 s, to look at
+  cargo lab11 hold SYN_RECV --seconds 9  the names of ss and netstat do as well
+  scripts/states.sh PORT                 terminal 2: the port that hold prints";
 
 #[derive(Parser)]
 #[command(version, about = "All eleven TCP states, each held still and read from the kernel", after_help = EXAMPLES)]
@@ -80,7 +80,7 @@ struct HoldArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

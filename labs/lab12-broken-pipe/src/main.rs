@@ -33,12 +33,12 @@ use socket2::Socket;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab12-broken-pipe                          play all experiments
-  lab12-broken-pipe demo killed --pause      one of them, for the projector
-  lab12-broken-pipe server                   terminal 1: 127.0.0.1:7777
-  lab12-broken-pipe client                   terminal 2: type lines, /unplug, /plug
-  lab12-broken-pipe client --keepalive 1,1,1 hears of a cut even while idle
-  nc 127.0.0.1 7777                          any program that sends lines is a client";
+  cargo lab12                      play all experiments
+  cargo lab12 demo killed --pause  one of them, for the projector
+  cargo lab12 server               terminal 1: 127.0.0.1:7777
+  cargo lab12 client               terminal 2: type lines, /unplug, /plug
+  cargo lab12 client --keepalive 1,1,1 hears of a cut even while idle
+  nc 127.0.0.1 7777                any program that sends lines is a client";
 
 #[derive(Parser)]
 #[command(version, about = "What a program learns once the other end or the cable is gone", after_help = EXAMPLES)]
@@ -109,7 +109,7 @@ fn keepalive(text: &str) -> Result<Keepalive, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

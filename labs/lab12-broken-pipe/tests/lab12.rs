@@ -76,6 +76,11 @@ fn the_printed_calls_are_those_strace_saw() {
 }
 
 #[test]
+fn a_new_build_while_the_demo_runs_changes_no_verdict() {
+    testkit::assert_a_new_build_changes_no_verdict(&DEMO);
+}
+
+#[test]
 fn the_command_line_keeps_the_rules_of_all_labs() {
     testkit::assert_common_rules(LAB, &["server", "127.0.0.1:0"], " is in listening state");
 }

@@ -28,7 +28,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use clap::{Args, Parser, Subcommand, value_parser};
-use shared::{DemoArgs, Place, SheetArgs};
+use shared::{DemoArgs, Place, SheetArgs, at_least_one};
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 /// The manual's port.
@@ -37,14 +37,16 @@ const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 808
 const MOST_BYTES: i64 = 65_536;
 const EXAMPLES: &str = "\
 Examples:
-  lab13-echo-pool                            play all experiments
-  lab13-echo-pool demo three-queues --pause  one of them, for the projector
-  lab13-echo-pool server-single              terminal 1: 127.0.0.1:8080
-  lab13-echo-pool server-multi 8080 10 10    the manual's pool: 10 threads, a queue of 10
-  lab13-echo-pool client localhost 8080      terminal 2, as the manual types it
-  lab13-echo-pool load --clients 64 --seconds 10 --resets
-  lab13-echo-pool load --kept --length 36
-  nc 127.0.0.1 8080                          any program that sends bytes is a client";
+  cargo lab13                            play all experiments
+  cargo lab13 demo three-queues --pause  one of them, for the projector
+  cargo lab13 server-single              terminal 1: 127.0.0.1:8080
+  cargo lab13 server-multi 8080 10 10    the manual's pool: 10 threads, a queue
+                                         of 10
+  cargo lab13 client localhost 8080      terminal 2, as the manual types it
+  cargo lab13 load --clients 64 --seconds 10 --resets
+  cargo lab13 load --kept --length 36
+  nc 127.0.0.1 8080                      any program that sends bytes is a
+                                         client";
 
 #[derive(Parser)]
 #[command(version, about = "An echo server with one thread, and one with a pool", after_help = EXAMPLES)]
@@ -126,10 +128,10 @@ struct LoadArgs {
     #[arg(default_value = "127.0.0.1:8080", value_parser = shared::destination("127.0.0.1:8080"))]
     address: SocketAddr,
     /// Clients at the same time, a thread each
-    #[arg(long, default_value = "10", value_name = "N")]
+    #[arg(long, default_value = "10", value_name = "N", value_parser = at_least_one)]
     clients: NonZeroUsize,
     /// Requests of each client
-    #[arg(long, default_value = "100", value_name = "N")]
+    #[arg(long, default_value = "100", value_name = "N", value_parser = at_least_one)]
     requests: NonZeroUsize,
     /// So long instead of so many requests
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u16).range(1..))]
@@ -167,7 +169,7 @@ fn one_to_1024(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

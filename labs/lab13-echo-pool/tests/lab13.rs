@@ -21,10 +21,7 @@ const SINGLE: &[&str] = &["server-single", "0"];
 
 /// A server on a port of the kernel's choice.
 fn server(arguments: &[&str]) -> (Role, SocketAddr) {
-    let mut server = Role::spawn(Command::new(LAB).args(arguments)).unwrap();
-    let line = server.line_with("Listening on ").unwrap();
-    let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    (server, addr)
+    testkit::serving(Command::new(LAB).args(arguments), "Listening on ")
 }
 
 fn connected(addr: SocketAddr) -> TcpStream {

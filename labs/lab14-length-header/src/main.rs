@@ -29,17 +29,19 @@ const LAB: &str = env!("CARGO_PKG_NAME");
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 5050);
 const EXAMPLES: &str = "\
 Examples:
-  lab14-length-header                        play all experiments
-  lab14-length-header demo leaves --pause    one of them, for the projector
-  lab14-length-header server                 terminal 1: 127.0.0.1:5050
-  lab14-length-header server 5890 --naive    the exam's port and the exam's handler
-  lab14-length-header client                 terminal 2: each line is a message
-  lab14-length-header client 5050 127.0.0.1  the same, as the exam's constants name it
-  lab14-length-header client --exam          the exam's three messages, Enter between them
+  cargo lab14                        play all experiments
+  cargo lab14 demo leaves --pause    one of them, for the projector
+  cargo lab14 server                 terminal 1: 127.0.0.1:5050
+  cargo lab14 server 5890 --naive    the exam's port and the exam's handler
+  cargo lab14 client                 terminal 2: each line is a message
+  cargo lab14 client 5050 127.0.0.1  the same, as the exam's constants name it
+  cargo lab14 client --exam          the exam's three messages, Enter between
+                                     them
 
-On the wire: 64 bytes with the decimal length of the message, padded with spaces;
-then so many bytes of UTF-8. The answer to each message is \"Msg received\"; any
-other answer says what is wrong and is the last. !DISCONNECT ends.";
+On the wire: 64 bytes with the decimal length of the message, padded with
+spaces; then so many bytes of UTF-8. The answer to each message is \"Msg
+received\"; any other answer says what is wrong and is the last. !DISCONNECT
+ends.";
 
 #[derive(Parser)]
 #[command(version, about = "Messages behind a length header, a thread for each client", after_help = EXAMPLES)]
@@ -99,7 +101,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -13,7 +13,9 @@ use std::{
 use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
-use testkit::{Demo, Role, descriptors, ends_well, failed, have, run, signal, skip_without, step, wait_until};
+use testkit::{
+    Demo, Role, TCP_TOOLS, descriptors, ends_well, failed, have, run, signal, skip_without, step, tcp_tool, wait_until,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab14-length-header");
 const LIMIT: Duration = Duration::from_secs(10);
@@ -60,10 +62,7 @@ send('!DISCONNECT')
 
 /// The server on a port of the kernel's choice.
 fn server(options: &[&str]) -> (Role, SocketAddr) {
-    let mut server = Role::spawn(Command::new(LAB).args(["server", "0"]).args(options)).unwrap();
-    let line = server.line_with("[LISTENING] Server is listening on ").unwrap();
-    let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    (server, addr)
+    testkit::serving(Command::new(LAB).args(["server", "0"]).args(options), "[LISTENING] Server is listening on ")
 }
 
 /// A foreign client that has been let in.
@@ -323,18 +322,9 @@ fn the_exams_client_and_server_speak_the_same_wire() {
 
 #[test]
 fn any_program_that_sends_the_bytes_is_a_client() {
-    for tool in ["nc", "ncat", "socat"] {
-        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat") {
-            continue;
-        }
+    for tool in TCP_TOOLS {
         let (mut server, addr) = server(&[]);
-        let port = addr.port().to_string();
-        let mut peer = match tool {
-            "nc" => Role::spawn(Command::new("nc").args(["-N", "127.0.0.1", &port])),
-            "ncat" => Role::spawn(Command::new("ncat").args(["127.0.0.1", &port])),
-            _ => Role::spawn(Command::new("socat").args(["-t10", "-", &format!("TCP4:{addr}")])),
-        }
-        .unwrap();
+        let Some(mut peer) = tcp_tool(tool, addr) else { continue };
         peer.type_line(&format!("{:<64}hello", 6)).unwrap(); // the newline is the sixth byte
         peer.wait_for("Msg received").unwrap();
         server.wait_for("] hello\\n\n").unwrap();

@@ -35,14 +35,14 @@ const DATAGRAM: usize = 65_507;
 const TEXT_LIMIT: u32 = 65_438;
 const EXAMPLES: &str = "\
 Examples:
-  lab15-mboard-udp                            play all experiments
-  lab15-mboard-udp demo lost-reply --pause    one of them, for the projector
-  lab15-mboard-udp server                     terminal 1: 127.0.0.1:7777
-  lab15-mboard-udp server --journal FILE      what is confirmed survives the server
-  lab15-mboard-udp client                     terminal 2: all messages
-  lab15-mboard-udp client --publish 'Hello'   put a message on the board
-  date | lab15-mboard-udp client --publish -  the message comes from standard input
-  lab15-mboard-udp client 127.0.0.1 --last 3  the three newest
+  cargo lab15                            play all experiments
+  cargo lab15 demo lost-reply --pause    one of them, for the projector
+  cargo lab15 server                     terminal 1: 127.0.0.1:7777
+  cargo lab15 server --journal FILE      what is confirmed survives the server
+  cargo lab15 client                     terminal 2: all messages
+  cargo lab15 client --publish 'Hello'   put a message on the board
+  date | cargo lab15 client --publish -  the message comes from standard input
+  cargo lab15 client 127.0.0.1 --last 3  the three newest
 
 On the wire: requests 1:TEXT publish, 2:N ids of the last N (0: all), 3:ID get,
 5:REQUEST-ID:TEXT publish once. Answers begin with 0: done, 1: bad format,
@@ -115,7 +115,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -10,10 +10,13 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use testkit::{Demo, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, step};
+use testkit::{
+    Demo, Role, TempDir, addr_behind, ends_well, failed, have, interrupt, run, serving, signal, skip_without, step,
+};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab15-mboard-udp");
 const LIMIT: Duration = Duration::from_secs(10);
+const BANNER: &str = " messages; requests to ";
 /// The id of a board's first message: the lecture's example.
 const FIRST_ID: u64 = 4_325_204_352;
 static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
@@ -61,10 +64,7 @@ while True:
 
 /// The server on a port of the kernel's choice.
 fn server(options: &[&str]) -> (Role, SocketAddr) {
-    let mut server = Role::spawn(Command::new(LAB).args(["server", "0"]).args(options)).unwrap();
-    let line = server.line_with(" messages; requests to ").unwrap();
-    let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    (server, addr)
+    serving(Command::new(LAB).args(["server", "0"]).args(options), BANNER)
 }
 
 /// A client that waits for its answer however busy this machine is, unless the options say otherwise: one that asks
@@ -87,8 +87,7 @@ fn publish(addr: SocketAddr, options: &[&str], text: &str) {
 fn texts(addr: SocketAddr, options: &[&str]) -> Vec<String> {
     let finished = run(&mut client(addr, options));
     assert_eq!(finished.code(), 0, "{finished:?}");
-    let lines = finished.stdout.lines().filter(|line| !line.starts_with("No answer in "));
-    lines.map(|line| line.splitn(4, "  ").nth(3).unwrap().into()).collect()
+    testkit::texts(&finished.stdout)
 }
 
 /// A foreign socket.
@@ -129,7 +128,7 @@ fn the_printed_calls_are_those_strace_saw() {
 
 #[test]
 fn the_command_line_keeps_the_rules_of_all_labs() {
-    testkit::assert_common_rules(LAB, &["server", "0"], " messages; requests to ");
+    testkit::assert_common_rules(LAB, &["server", "0"], BANNER);
 }
 
 #[test]
@@ -312,9 +311,7 @@ fn the_lectures_client_and_server_speak_the_same_wire() {
     let theirs = run(Command::new("python3").args(["-c", LECTURE_CLIENT, &addr.port().to_string()]));
     assert_eq!(theirs.stdout, "as in the lecture\n", "{theirs:?}");
 
-    let mut theirs = Role::spawn(Command::new("python3").args(["-c", LECTURE_SERVER])).unwrap();
-    let port = theirs.line_with("port ").unwrap().trim_start_matches("port ").trim().to_string();
-    let addr = format!("127.0.0.1:{port}").parse().unwrap();
+    let (_theirs, addr) = testkit::python_server(LECTURE_SERVER);
     publish(addr, &[], "Hello world!");
     publish(addr, &[], "t\u{f5}de: 12:30");
     assert_eq!(texts(addr, &[]), ["Hello world!", "t\u{f5}de: 12:30"]);
@@ -342,12 +339,10 @@ fn any_program_that_sends_a_datagram_is_a_client() {
 
 #[test]
 fn ipv6_works_as_ipv4_does() {
-    if skip_without(UdpSocket::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
-    let mut server = Role::spawn(Command::new(LAB).args(["server", "[::1]:0"])).unwrap();
-    let line = server.line_with(" messages; requests to ").unwrap();
-    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let (_server, addr) = serving(Command::new(LAB).args(["server", "[::1]:0"]), BANNER);
     publish(addr, &[], "a:b");
     let shown = run(&mut client(addr, &[])).stdout;
     assert!(shown.contains("  [::1]:") && shown.ends_with("  a:b\n"), "{shown}");
@@ -397,14 +392,8 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
     let mut typing = Role::spawn(client(addr, &["--publish", "-"]).arg("--pause")).unwrap();
     for role in [&mut waiting, &mut typing] {
         // Not before it has blocked the signal: until then it ends as any program does.
-        testkit::wait_until("a blocked SIGINT", LIMIT, || {
-            let status = std::fs::read_to_string(format!("/proc/{}/status", role.pid()))?;
-            let blocked = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap_or_default();
-            Ok((u64::from_str_radix(blocked, 16)? & 2 != 0).then_some(()))
-        })
-        .unwrap();
-        signal(role, Signal::SIGINT);
-        ends_well(role);
+        testkit::wait_until_it_hears_ctrl_c(role.pid()).unwrap();
+        interrupt(role);
     }
     let mut server = server;
     signal(&server, Signal::SIGTERM);
@@ -415,8 +404,7 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 fn pause_waits_before_each_call() {
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_DGRAM, 0)", "bind("]);
-    let line = server.line_with(" messages; requests to ").unwrap();
-    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let addr = addr_behind(&mut server, BANNER);
     step(&mut server, &["recvfrom("]);
     let mut client = Role::spawn(&mut client(addr, &["--publish", "hello", "--pause", "--timeout", "60"])).unwrap();
     step(&mut client, &["socket(AF_INET, SOCK_DGRAM, 0)", "connect(", "send(", "recv("]);

@@ -46,20 +46,21 @@ const RELAY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7779)
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 const EXAMPLES: &str = "\
 Examples:
-  lab16-mboard-sessions                             play all experiments
-  lab16-mboard-sessions demo 2 --pause              the second one, for the projector
-  lab16-mboard-sessions server                      terminal 1: 127.0.0.1:7777
-  lab16-mboard-sessions client --publish 'Hello'    terminal 2: one message
-  lab16-mboard-sessions client --publish - < FILE   a message of any size
-  lab16-mboard-sessions client --last 1 --out COPY  reads it again, byte for byte
-  lab16-mboard-sessions relay --drop 10             terminal 3: loses a tenth
-  lab16-mboard-sessions client 7779 --window 16     through the relay
+  cargo lab16                             play all experiments
+  cargo lab16 demo 2 --pause              the second one, for the projector
+  cargo lab16 server                      terminal 1: 127.0.0.1:7777
+  cargo lab16 client --publish 'Hello'    terminal 2: one message
+  cargo lab16 client --publish - < FILE   a message of any size
+  cargo lab16 client --last 1 --out COPY  reads it again, byte for byte
+  cargo lab16 relay --drop 10             terminal 3: loses a tenth
+  cargo lab16 client 7779 --window 16     through the relay
 
 On the wire, as characters: O:TOKEN:WINDOW asks for a session, S:TOKEN:SESSION
-gives one, B:SESSION:NUMBER:BYTES is a block of at most 1024 bytes and L:... the
-last one, C:SESSION:NUMBER:NEXT confirms a block and all before NEXT, E:SESSION
-ends, X:ID:WHY refuses. The blocks of a request are put together to a request of
-the board, such as 1:Hello; its answer comes back in blocks of the same session.";
+gives one, B:SESSION:NUMBER:BYTES is a block of at most 1024 bytes and L:...
+the last one, C:SESSION:NUMBER:NEXT confirms a block and all before NEXT,
+E:SESSION ends, X:ID:WHY refuses. The blocks of a request are put together to a
+request of the board, such as 1:Hello; its answer comes back in blocks of the
+same session.";
 
 #[derive(Parser)]
 #[command(version, about = "The message board over UDP sessions", after_help = EXAMPLES)]
@@ -190,7 +191,7 @@ struct RelayArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

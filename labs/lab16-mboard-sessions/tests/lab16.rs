@@ -138,6 +138,11 @@ fn the_printed_calls_are_those_strace_saw() {
 }
 
 #[test]
+fn a_new_build_while_the_demo_runs_changes_no_verdict() {
+    testkit::assert_a_new_build_changes_no_verdict(&DEMO);
+}
+
+#[test]
 fn the_command_line_keeps_the_rules_of_all_labs() {
     testkit::assert_common_rules(LAB, &["server", "0"], "Waiting for requests");
 }
@@ -412,14 +417,8 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
     silent.recv(&mut [0; 64]).unwrap(); // it has asked for a session
     // Whoever reads from a terminal hears SIGINT only once it has said so: /proc shows its signals as blocked.
     for role in [&mut typing, &mut waiting, &mut relay, &mut tcp, &mut server] {
-        let status = format!("/proc/{}/status", role.pid());
-        wait_until("signals that are read", LIMIT, || {
-            let text = fs::read_to_string(&status)?;
-            Ok(text.lines().any(|line| line.starts_with("SigBlk:") && line.ends_with("4002")).then_some(()))
-        })
-        .unwrap();
-        signal(role, Signal::SIGINT);
-        ends_well(role);
+        testkit::wait_until_it_hears_ctrl_c(role.pid()).unwrap();
+        interrupt(role);
     }
 }
 

@@ -32,19 +32,20 @@ const LAB: &str = env!("CARGO_PKG_NAME");
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7777);
 const EXAMPLES: &str = "\
 Examples:
-  lab17-mboard-tcp                                play all experiments
-  lab17-mboard-tcp demo killed-halfway --pause    one of them, for the projector
-  lab17-mboard-tcp server                         terminal 1: 127.0.0.1:7777
-  lab17-mboard-tcp server --deadline 0            no time limit, as in the lecture
-  lab17-mboard-tcp server --journal FILE          what is confirmed survives the server
-  lab17-mboard-tcp client                         terminal 2: all messages
-  lab17-mboard-tcp client --publish 'Hello'       put a message on the board
-  lab17-mboard-tcp client --publish - < FILE      a message of any bytes and any size
-  lab17-mboard-tcp client 127.0.0.1 --last 3      the three newest
+  cargo lab17                              play all experiments
+  cargo lab17 demo killed-halfway --pause  one of them, for the projector
+  cargo lab17 server                       terminal 1: 127.0.0.1:7777
+  cargo lab17 server --deadline 0          no time limit, as in the lecture
+  cargo lab17 server --journal FILE        what is confirmed survives the
+                                           server
+  cargo lab17 client                       terminal 2: all messages
+  cargo lab17 client --publish 'Hello'     put a message on the board
+  cargo lab17 client --publish - < FILE    a message of any bytes and any size
+  cargo lab17 client 127.0.0.1 --last 3    the three newest
 
-On the wire, up to the end of stream: requests 1:TEXT publish, 2:N ids of the last
-N (0: all), 3:ID get, 4:N the last N, 5:REQUEST-ID:TEXT publish once. Answers begin
-with 0: done, 1: bad format, 2: not found, 3: unknown request.";
+On the wire, up to the end of stream: requests 1:TEXT publish, 2:N ids of the
+last N (0: all), 3:ID get, 4:N the last N, 5:REQUEST-ID:TEXT publish once.
+Answers begin with 0: done, 1: bad format, 2: not found, 3: unknown request.";
 
 #[derive(Parser)]
 #[command(version, about = "A message board over TCP, a connection for each request", after_help = EXAMPLES)]
@@ -104,7 +105,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -11,14 +11,15 @@ use std::{
 };
 
 use kernel::{Pair, State, wait_for_state};
-use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
-    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, step, wait_until,
+    Demo, Role, TCP_TOOLS, TempDir, addr_behind, descriptors, ends_well, failed, foreign, have, interrupt, run,
+    serving, skip_without, step, tcp_tool, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab17-mboard-tcp");
 const LIMIT: Duration = Duration::from_secs(10);
+const BANNER: &str = " messages; requests to ";
 static DEMO: LazyLock<Demo> = LazyLock::new(|| Demo::play(LAB));
 
 /// The lecture's client: connect, send, shut the writing side down, receive to the end, close.
@@ -80,10 +81,7 @@ while True:
 
 /// The server on a port of the kernel's choice.
 fn server(options: &[&str]) -> (Role, SocketAddr) {
-    let mut server = Role::spawn(Command::new(LAB).args(["server", "0"]).args(options)).unwrap();
-    let line = server.line_with(" messages; requests to ").unwrap();
-    let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    (server, addr)
+    serving(Command::new(LAB).args(["server", "0"]).args(options), BANNER)
 }
 
 fn client(addr: SocketAddr, options: &[&str]) -> Command {
@@ -101,14 +99,7 @@ fn publish(addr: SocketAddr, text: &str) {
 fn texts(addr: SocketAddr, options: &[&str]) -> Vec<String> {
     let finished = run(&mut client(addr, options));
     assert_eq!(finished.code(), 0, "{finished:?}");
-    finished.stdout.lines().map(|line| line.splitn(4, "  ").nth(3).unwrap().into()).collect()
-}
-
-/// A foreign client, connected.
-fn foreign(addr: SocketAddr) -> TcpStream {
-    let stream = TcpStream::connect(addr).unwrap();
-    stream.set_read_timeout(Some(LIMIT)).unwrap();
-    stream
+    testkit::texts(&finished.stdout)
 }
 
 /// A foreign client's request and the answer to it.
@@ -140,7 +131,7 @@ fn the_printed_calls_are_those_strace_saw() {
 
 #[test]
 fn the_command_line_keeps_the_rules_of_all_labs() {
-    testkit::assert_common_rules(LAB, &["server", "0"], " messages; requests to ");
+    testkit::assert_common_rules(LAB, &["server", "0"], BANNER);
 }
 
 #[test]
@@ -320,9 +311,7 @@ fn the_lectures_client_and_server_speak_the_same_wire() {
     let theirs = run(Command::new("python3").args(["-c", LECTURE_CLIENT, &addr.port().to_string()]));
     assert_eq!(theirs.stdout, "as in the lecture\n", "{theirs:?}");
 
-    let mut theirs = Role::spawn(Command::new("python3").args(["-c", LECTURE_SERVER])).unwrap();
-    let port = theirs.line_with("port ").unwrap().trim_start_matches("port ").trim().to_string();
-    let addr = format!("127.0.0.1:{port}").parse().unwrap();
+    let (_theirs, addr) = testkit::python_server(LECTURE_SERVER);
     publish(addr, "Hello world!");
     publish(addr, "t\u{f5}de: 12:30");
     assert_eq!(texts(addr, &[]), ["Hello world!", "t\u{f5}de: 12:30"]);
@@ -331,18 +320,9 @@ fn the_lectures_client_and_server_speak_the_same_wire() {
 
 #[test]
 fn any_program_that_shuts_its_side_down_is_a_client() {
-    for tool in ["nc", "ncat", "socat"] {
-        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat") {
-            continue;
-        }
+    for tool in TCP_TOOLS {
         let (_server, addr) = server(&[]);
-        let port = addr.port().to_string();
-        let mut peer = match tool {
-            "nc" => Role::spawn(Command::new("nc").args(["-N", "127.0.0.1", &port])),
-            "ncat" => Role::spawn(Command::new("ncat").args(["127.0.0.1", &port])),
-            _ => Role::spawn(Command::new("socat").args(["-t10", "-", &format!("TCP4:{addr}")])),
-        }
-        .unwrap();
+        let Some(mut peer) = tcp_tool(tool, addr) else { continue };
         peer.type_line("1:hello").unwrap(); // the newline is part of the message
         peer.input = None;
         peer.wait_for("0:").unwrap();
@@ -352,12 +332,10 @@ fn any_program_that_shuts_its_side_down_is_a_client() {
 
 #[test]
 fn ipv6_works_as_ipv4_does() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
-    let mut server = Role::spawn(Command::new(LAB).args(["server", "[::1]:0"])).unwrap();
-    let line = server.line_with(" messages; requests to ").unwrap();
-    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let (_server, addr) = serving(Command::new(LAB).args(["server", "[::1]:0"]), BANNER);
     publish(addr, "a:b");
     let shown = run(&mut client(addr, &[])).stdout;
     assert!(shown.contains("  [::1]:") && shown.ends_with("  a:b\n"), "{shown}");
@@ -409,8 +387,7 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
     })
     .unwrap();
     for role in [&mut typing, &mut waiting, &mut server] {
-        signal(role, Signal::SIGINT);
-        ends_well(role);
+        interrupt(role);
     }
 }
 
@@ -418,8 +395,7 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 fn pause_waits_before_each_call() {
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);
-    let line = server.line_with(" messages; requests to ").unwrap();
-    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let addr = addr_behind(&mut server, BANNER);
     step(&mut server, &["accept("]);
     let mut client = Role::spawn(&mut client(addr, &["--publish", "hello", "--pause"])).unwrap();
     step(&mut client, &["socket(AF_INET, SOCK_STREAM, 0)", "connect(", "send(", "shutdown("]);
@@ -432,17 +408,8 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    testkit::assert_addresses_are_refused(LAB, "server", "client");
     let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    let (code, stderr) = failed(&["server", &addr]);
-    assert!(code == 1 && stderr.starts_with(&format!("lab17: bind {addr}: EADDRINUSE (98)")), "{stderr}");
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(); // bound, not listening: nobody else can take it
-    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = silent.local_addr().unwrap().as_socket().unwrap().to_string();
-    let (code, stderr) = failed(&["client", &addr]);
-    assert!(code == 1 && stderr.starts_with(&format!("lab17: connect {addr}: ECONNREFUSED (111)")), "{stderr}");
-    assert!(stderr.contains("hint: start the server"), "{stderr}");
     let (code, stderr) = failed(&["client", "0"]);
     assert!(code == 1 && stderr.contains("nobody is at port 0"), "{stderr}");
     for usage in [

@@ -31,16 +31,17 @@ use crate::main_thread::{Interrupted, MainThread};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab18-threads                            play all experiments
-  lab18-threads demo lost-updates --pause  one of them, for the projector
-  lab18-threads hello                      four threads, each with an argument
-  lab18-threads hello 8 --stay             they stay until Enter: look with ps -L
-  lab18-threads hello --named              User, Thread-1 and session: names in a log
-  lab18-threads detached                   main ends while User1 works
-  lab18-threads detached --join            main waits for User1
-  lab18-threads lock --speed 5             the lecture's times, divided by 5
-  lab18-threads condition
-  lab18-threads event";
+  cargo lab18                            play all experiments
+  cargo lab18 demo lost-updates --pause  one of them, for the projector
+  cargo lab18 hello                      four threads, each with an argument
+  cargo lab18 hello 8 --stay             they stay until Enter: look with ps -L
+  cargo lab18 hello --named              User, Thread-1 and session: names in a
+                                         log
+  cargo lab18 detached                   main ends while User1 works
+  cargo lab18 detached --join            main waits for User1
+  cargo lab18 lock --speed 5             the lecture's times, divided by 5
+  cargo lab18 condition
+  cargo lab18 event";
 
 #[derive(Parser)]
 #[command(version, about = "Threads: names, arguments, detached, lock, condition, event", after_help = EXAMPLES)]
@@ -111,7 +112,7 @@ struct DetachedArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

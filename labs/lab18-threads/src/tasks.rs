@@ -2,9 +2,9 @@
 
 use std::{fs, time::Duration};
 
-use anyhow::{Context, Result};
-use nix::unistd::Pid;
-use shared::At;
+use anyhow::{Context, Error, Result};
+use nix::{errno::Errno, unistd::Pid};
+use shared::{At, CallError};
 
 /// A task, as /proc/PID/task/TID/stat shows it: proc_pid_stat(5).
 pub struct Task {
@@ -17,7 +17,7 @@ pub struct Task {
     pub processor: usize,
 }
 
-/// All tasks of a process.
+/// All tasks of a process, but those that end meanwhile.
 pub fn tasks(pid: Pid) -> Result<Vec<Task>> {
     let folder = format!("/proc/{pid}/task");
     let mut tids = Vec::new();
@@ -25,7 +25,13 @@ pub fn tasks(pid: Pid) -> Result<Vec<Task>> {
         tids.extend(entry.at("getdents64", &folder)?.file_name().to_str().and_then(|name| name.parse::<i32>().ok()));
     }
     tids.sort_unstable();
-    tids.into_iter().map(|tid| task(pid, tid)).collect()
+    tids.into_iter().map(|tid| task(pid, tid)).filter(|task| !task.as_ref().is_err_and(has_ended)).collect()
+}
+
+/// Its file is gone; if it was open before, read(2) says so.
+fn has_ended(error: &Error) -> bool {
+    let errno = error.downcast_ref::<CallError>().and_then(|error| error.errno);
+    matches!(errno, Some(Errno::ENOENT | Errno::ESRCH))
 }
 
 /// One of them.

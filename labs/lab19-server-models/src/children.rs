@@ -20,7 +20,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use shared::At;
+use shared::{At, own_program};
 use socket2::Socket;
 
 use crate::serve::Serving;
@@ -57,10 +57,8 @@ impl Children {
 
     /// One process: this program, with this program's own arguments behind `work NUMBER`.
     fn spawn(&self, number: usize) -> Result<Child> {
-        let file = env::current_exe()?;
-        let file = if file.exists() { file } else { "/proc/self/exe".into() }; // replaced by a new build
         let arguments: Vec<OsString> = env::args_os().skip_while(|argument| argument != "server").skip(1).collect();
-        let mut command = Command::new(file);
+        let mut command = Command::new(own_program()?);
         command.arg("work").arg(number.to_string()).args(arguments);
         command.env("LAB_PARENT", std::process::id().to_string());
         command.stdin(Stdio::from(self.input.try_clone().at("dup", "")?));

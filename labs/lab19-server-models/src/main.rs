@@ -28,23 +28,26 @@ use std::{net::SocketAddr, num::NonZeroUsize, path::PathBuf, process::ExitCode, 
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use shared::{DemoArgs, SheetArgs, address, destination};
+use shared::{DemoArgs, SheetArgs, address, at_least_one, destination};
 
 use crate::models::Model;
 
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab19-server-models                                play all experiments
-  lab19-server-models demo figure-4-6 --pause        one of them, for the projector
-  lab19-server-models server many-clients            terminal 1: 127.0.0.1:7777
-  lab19-server-models connections                    terminal 2: the lecture's five clients
-  lab19-server-models connections --speed 4          all times of the simulator divided by four
-  lab19-server-models connections --svg clients.svg  the timeline for a slide, too
-  lab19-server-models server pool --workers 4        the lecture's PREFORK_THREADS = 4
-  lab19-server-models server pipeline --speed 5      a request takes 5 s / 5
-  lab19-server-models requests --speed 5             five clients with a request each
-  nc 127.0.0.1 7777                                  any program that connects is a client";
+  cargo lab19                                play all experiments
+  cargo lab19 demo figure-4-6 --pause        one of them, for the projector
+  cargo lab19 server many-clients            terminal 1: 127.0.0.1:7777
+  cargo lab19 connections                    terminal 2: the lecture's five
+                                             clients
+  cargo lab19 connections --speed 4          all times of the simulator divided
+                                             by four
+  cargo lab19 connections --svg clients.svg  the timeline for a slide, too
+  cargo lab19 server pool --workers 4        the lecture's PREFORK_THREADS = 4
+  cargo lab19 server pipeline --speed 5      a request takes 5 s / 5
+  cargo lab19 requests --speed 5             five clients with a request each
+  nc 127.0.0.1 7777                          any program that connects is a
+                                             client";
 
 #[derive(Parser)]
 #[command(version, about = "Eleven models of a server under the same two client simulators", after_help = EXAMPLES)]
@@ -131,7 +134,7 @@ struct SimulatorArgs {
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Clients, a thread each. The second one starts when the first is served, or after 0.1 s
-    #[arg(long, default_value = "5", value_name = "N")]
+    #[arg(long, default_value = "5", value_name = "N", value_parser = at_least_one)]
     clients: NonZeroUsize,
     /// Between the starts of two clients; --speed does not divide it
     #[arg(long, default_value = "0.005", value_name = "SECONDS", value_parser = seconds)]
@@ -188,7 +191,7 @@ fn one_to_1024(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

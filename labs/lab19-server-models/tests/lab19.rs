@@ -101,6 +101,11 @@ fn stopped_or_traced_or_without_privileges_the_demo_says_the_same() {
 }
 
 #[test]
+fn a_new_build_while_the_demo_runs_changes_no_verdict() {
+    testkit::assert_a_new_build_changes_no_verdict(&DEMO);
+}
+
+#[test]
 fn the_command_line_keeps_the_rules_of_all_labs() {
     testkit::assert_common_rules(LAB, &["server", "many-clients", "0"], "is in listening state");
 }

@@ -42,16 +42,18 @@ use crate::url::Url;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab20-downloads                          play all experiments
-  lab20-downloads demo one-link --pause    one of them, for the projector
-  lab20-downloads files                    terminal 1: 127.0.0.1:8020, 3 s for each file
-  lab20-downloads files --link             terminal 1: 3 s for each file, on one link
-  lab20-downloads files --break 2          terminal 1: file 2 breaks halfway, once
-  lab20-downloads fetch                    terminal 2: the four files in a row
-  lab20-downloads fetch --threads 4        terminal 2: at once
-  lab20-downloads fetch --threads 4 --resume
-  lab20-downloads fetch http://127.0.0.1:8000/README.md --to /tmp/here
-  curl -O http://127.0.0.1:8020/1.bin      any HTTP client and server will do";
+  cargo lab20                          play all experiments
+  cargo lab20 demo one-link --pause    one of them, for the projector
+  cargo lab20 files                    terminal 1: 127.0.0.1:8020, 3 s for each
+                                       file
+  cargo lab20 files --link             terminal 1: 3 s for each file, on one
+                                       link
+  cargo lab20 files --break 2          terminal 1: file 2 breaks halfway, once
+  cargo lab20 fetch                    terminal 2: the four files in a row
+  cargo lab20 fetch --threads 4        terminal 2: at once
+  cargo lab20 fetch --threads 4 --resume
+  cargo lab20 fetch http://127.0.0.1:8000/README.md --to /tmp/here
+  curl -O http://127.0.0.1:8020/1.bin  any HTTP client and server will do";
 
 #[derive(Parser)]
 #[command(version, about = "Files over HTTP, one after another or at once", after_help = EXAMPLES)]
@@ -132,7 +134,7 @@ struct FetchArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -457,7 +457,7 @@ fn many_connections_at_once_are_all_served() {
 
 #[test]
 fn ipv6_works_as_ipv4_does() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
     let mut server = Role::spawn(Command::new(LAB).args(["files", "[::1]:0", "--seconds", "0"])).unwrap();

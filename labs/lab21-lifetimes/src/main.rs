@@ -38,17 +38,20 @@ use socket2::Socket;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab21-lifetimes                              play all experiments
-  lab21-lifetimes demo ten-objects --pause     one of them, for the projector
-  lab21-lifetimes page                         terminal 1: 127.0.0.1:8080
-  lab21-lifetimes page --close                 it closes after each answer
-  lab21-lifetimes page --idle 1                it closes a connection that was idle for 1 s
-  lab21-lifetimes visit                        terminal 2: the page and its ten objects
-  lab21-lifetimes visit --close                a connection for each of the 11 requests
-  lab21-lifetimes visit --wait 2 --post        2 s between requests, a POST at the end
-  lab21-lifetimes visit localhost:8000         python3 -m http.server, or any other
-  lab21-lifetimes host                         terminal 3: 127.0.0.1:2222
-  lab21-lifetimes session                      terminal 4: type lines; Ctrl-D ends it";
+  cargo lab21                           play all experiments
+  cargo lab21 demo ten-objects --pause  one of them, for the projector
+  cargo lab21 page                      terminal 1: 127.0.0.1:8080
+  cargo lab21 page --close              it closes after each answer
+  cargo lab21 page --idle 1             it closes a connection that was idle
+                                        for 1 s
+  cargo lab21 visit                     terminal 2: the page and its ten
+                                        objects
+  cargo lab21 visit --close             a connection for each of the 11
+                                        requests
+  cargo lab21 visit --wait 2 --post     2 s between requests, a POST at the end
+  cargo lab21 visit localhost:8000      python3 -m http.server, or any other
+  cargo lab21 host                      terminal 3: 127.0.0.1:2222
+  cargo lab21 session                   terminal 4: type lines; Ctrl-D ends it";
 
 #[derive(Parser)]
 #[command(version, about = "Short-lived and long-lived TCP connections: HTTP, and a session", after_help = EXAMPLES)]
@@ -141,7 +144,7 @@ struct SessionArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -49,13 +49,14 @@ const LAB: &str = env!("CARGO_PKG_NAME");
 const DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7777);
 const EXAMPLES: &str = "\
 Examples:
-  lab22-mboard-live                            play all experiments
-  lab22-mboard-live demo missed --pause        one of them, for the projector
-  lab22-mboard-live server                     terminal 1: 127.0.0.1:7777
-  lab22-mboard-live server --journal FILE      what is confirmed survives the server
-  lab22-mboard-live client --name ann          terminal 2: type; Ctrl-D ends it
-  lab22-mboard-live client --publish 'Hello'   put a message on the board
-  printf '10:6:0:nobody' | nc 127.0.0.1 7777   any program can be told
+  cargo lab22                                 play all experiments
+  cargo lab22 demo missed --pause             one of them, for the projector
+  cargo lab22 server                          terminal 1: 127.0.0.1:7777
+  cargo lab22 server --journal FILE           what is confirmed survives the
+                                              server
+  cargo lab22 client --name ann               terminal 2: type; Ctrl-D ends it
+  cargo lab22 client --publish 'Hello'        put a message on the board
+  printf '10:6:0:nobody' | nc 127.0.0.1 7777  any program can be told
 
 On the wire, each way, LENGTH:BODY and a newline (not needed by the receiver).
 Requests as in lab17: 1:TEXT publish, 2:N ids of the last N, 3:ID get, 4:N the
@@ -133,7 +134,7 @@ fn name(text: &str) -> Result<String, String> {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

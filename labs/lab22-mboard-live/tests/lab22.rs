@@ -16,8 +16,8 @@ use nix::sys::signal::Signal;
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
-    Demo, Role, TempDir, Terminal, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without,
-    wait_until,
+    Demo, Role, TCP_TOOLS, TempDir, Terminal, addr_behind, descriptors, ends_well, failed, have, interrupt, run,
+    serving, signal, skip_without, step, tcp_tool, texts, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab22-mboard-live");
@@ -75,10 +75,7 @@ fn server(options: &[&str]) -> (Role, SocketAddr) {
 }
 
 fn server_by(command: &mut Command) -> (Role, SocketAddr) {
-    let mut server = Role::spawn(command).unwrap();
-    let line = server.line_with(BANNER).unwrap();
-    let addr = line.rsplit(' ').next().unwrap().parse().unwrap();
-    (server, addr)
+    serving(command, BANNER)
 }
 
 fn client(addr: SocketAddr, options: &[&str]) -> Command {
@@ -95,11 +92,6 @@ fn named(addr: SocketAddr, name: &str) -> Role {
     client
 }
 
-/// The texts that a client shows, each the last of four columns.
-fn texts(shown: &str) -> Vec<String> {
-    shown.lines().filter_map(|line| line.splitn(4, "  ").nth(3)).map(String::from).collect()
-}
-
 /// All that a new client is told.
 fn all_texts(addr: SocketAddr) -> Vec<String> {
     let finished = run(&mut client(addr, &[]));
@@ -112,8 +104,7 @@ struct Foreign(TcpStream);
 
 impl Foreign {
     fn connect(addr: SocketAddr) -> Foreign {
-        let stream = TcpStream::connect(addr).unwrap();
-        stream.set_read_timeout(Some(LIMIT)).unwrap();
+        let stream = testkit::foreign(addr);
         stream.set_nodelay(true).unwrap();
         Foreign(stream)
     }
@@ -571,18 +562,9 @@ fn a_client_in_another_language_speaks_the_same_wire() {
 
 #[test]
 fn any_program_can_publish_and_be_told() {
-    for tool in ["nc", "ncat", "socat"] {
-        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat") {
-            continue;
-        }
+    for tool in TCP_TOOLS {
         let (mut server, addr) = server(&[]);
-        let port = addr.port().to_string();
-        let mut peer = match tool {
-            "nc" => Role::spawn(Command::new("nc").args(["-N", "127.0.0.1", &port])),
-            "ncat" => Role::spawn(Command::new("ncat").args(["127.0.0.1", &port])),
-            _ => Role::spawn(Command::new("socat").args(["-t10", "-", &format!("TCP4:{addr}")])),
-        }
-        .unwrap();
+        let Some(mut peer) = tcp_tool(tool, addr) else { continue };
         peer.type_line("10:6:0:nobody").unwrap(); // the newline stands between two frames, so it is nothing
         peer.wait_for("3:0:0\n").unwrap();
         peer.type_line("7:1:hello").unwrap();
@@ -597,7 +579,7 @@ fn any_program_can_publish_and_be_told() {
 
 #[test]
 fn ipv6_works_as_ipv4_does() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
     let (_server, addr) = server_by(Command::new(LAB).args(["server", "[::1]:0"]));
@@ -610,16 +592,14 @@ fn ipv6_works_as_ipv4_does() {
 fn ctrl_c_ends_each_role_wherever_it_waits() {
     let (mut server, addr) = server(&[]);
     let (mut ann, mut bob, mut carol) = (named(addr, "ann"), named(addr, "bob"), named(addr, "carol"));
-    signal(&ann, Signal::SIGINT);
-    ends_well(&mut ann);
+    interrupt(&mut ann);
     let silent = Foreign::named(addr, "silent"); // keeps its end open: the server waits for two seconds at most
     signal(&server, Signal::SIGINT);
     server.wait_for("silent [").unwrap();
     ends_well(&mut server);
     drop(silent);
     bob.wait_for("again in ").unwrap();
-    signal(&bob, Signal::SIGINT); // while it looks for the server
-    ends_well(&mut bob);
+    interrupt(&mut bob); // while it looks for the server
     carol.wait_for("again in ").unwrap();
     carol.input = None; // nothing is left to be said or shown
     ends_well(&mut carol);
@@ -641,17 +621,10 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 
 #[test]
 fn pause_waits_before_each_call() {
-    let step = |role: &mut Role, calls: &[&str]| {
-        for call in calls {
-            role.wait_for(&format!("next: {call}")).unwrap();
-            role.type_line("").unwrap();
-        }
-    };
     let options = ["setsockopt("; 6];
     let mut server = Role::spawn(Command::new(LAB).args(["server", "0", "--pause"])).unwrap();
     step(&mut server, &["socket(AF_INET, SOCK_STREAM, 0)", "setsockopt(", "bind(", "listen("]);
-    let line = server.line_with(BANNER).unwrap();
-    let addr: SocketAddr = line.rsplit(' ').next().unwrap().parse().unwrap();
+    let addr = addr_behind(&mut server, BANNER);
     let mut client = Role::spawn(&mut client(addr, &["--publish", "hello", "--pause"])).unwrap();
     step(&mut client, &["socket(AF_INET, SOCK_STREAM, 0)"]);
     step(&mut client, &options);
@@ -667,21 +640,10 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
+    testkit::assert_addresses_are_refused(LAB, "server", "client");
     let failed = |args: &[&str]| failed(Command::new(LAB).args(args));
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
-    let addr = taken.local_addr().unwrap().to_string();
-    let (code, stderr) = failed(&["server", &addr]);
-    assert!(code == 1 && stderr.starts_with(&format!("lab22: bind {addr}: EADDRINUSE (98)")), "{stderr}");
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(); // bound, not listening: nobody else can take it
-    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = silent.local_addr().unwrap().as_socket().unwrap().to_string();
-    let (code, stderr) = failed(&["client", &addr]);
-    assert!(code == 1 && stderr.starts_with(&format!("lab22: connect {addr}: ECONNREFUSED (111)")), "{stderr}");
-    assert!(stderr.contains("hint: start the server"), "{stderr}");
     let (code, stderr) = failed(&["client", "0"]);
     assert!(code == 1 && stderr.contains("nobody is at port 0"), "{stderr}");
-    let (code, stderr) = failed(&["server", "192.0.2.1:7777"]);
-    assert!(code == 1 && stderr.contains("EADDRNOTAVAIL (99)"), "{stderr}");
     for usage in [
         &["server", "77777"][..],
         &["client", "a b"],

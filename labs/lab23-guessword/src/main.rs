@@ -41,7 +41,7 @@ use std::{
 
 use anyhow::{Result, anyhow};
 use clap::{Args, CommandFactory, Parser, Subcommand, error::ErrorKind::ValueValidation};
-use shared::{At, DemoArgs, Place, SheetArgs};
+use shared::{At, DemoArgs, Place, SheetArgs, at_least_one};
 
 use crate::{canvas::Canvas, game::Game, guess::Guess};
 
@@ -52,20 +52,21 @@ const GAME: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7777);
 const WHITEBOARD: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7778);
 const EXAMPLES: &str = "\
 Examples:
-  lab23-guessword                          play all experiments
-  lab23-guessword demo same-cell --pause   one of them, for the projector
-  lab23-guessword server                   terminal 1: the game, 127.0.0.1:7777
-  lab23-guessword server --words FILE      the first words, one a line
-  lab23-guessword client ann               terminal 2: type letters; Ctrl-D leaves
-  lab23-guessword whiteboard               terminal 1: 127.0.0.1:7778
-  lab23-guessword draw ann                 terminal 2: keys and mouse; Ctrl-C leaves
-  echo '3 4 #' | lab23-guessword draw bob  in a pipe: X Y CHARACTER
-  nc 127.0.0.1 7777                        any program that sends lines is a client
+  cargo lab23                          play all experiments
+  cargo lab23 demo same-cell --pause   one of them, for the projector
+  cargo lab23 server                   terminal 1: the game, 127.0.0.1:7777
+  cargo lab23 server --words FILE      the first words, one a line
+  cargo lab23 client ann               terminal 2: type letters; Ctrl-D leaves
+  cargo lab23 whiteboard               terminal 1: 127.0.0.1:7778
+  cargo lab23 draw ann                 terminal 2: keys and mouse; Ctrl-C
+                                       leaves
+  echo '3 4 #' | cargo lab23 draw bob  in a pipe: X Y CHARACTER
+  nc 127.0.0.1 7777                    any program that sends lines is a client
 
 A client's first line is its name. The server answers with the state, one line,
 and then sends each event to everybody, numbered. Lines are UTF-8, end with \\n,
-and have at most 4096 bytes; those that begin with \"! \" are for one client alone.
-A client that does not read is dropped where 256 KiB wait for it.";
+and have at most 4096 bytes; those that begin with \"! \" are for one client
+alone. A client that does not read is dropped where 256 KiB wait for it.";
 
 #[derive(Parser)]
 #[command(version, about = "Shared state: the word game and the white-board, many at once", after_help = EXAMPLES)]
@@ -104,7 +105,7 @@ struct ServerArgs {
     /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose [default: 127.0.0.1:7777, whiteboard 7778]
     address: Option<Place>,
     /// Clients that are let in at the same time, with and without a name
-    #[arg(long, default_value = "32", value_name = "N")]
+    #[arg(long, default_value = "32", value_name = "N", value_parser = at_least_one)]
     max_clients: NonZeroUsize,
     /// Wait for Enter before each socket call but send
     #[arg(long)]
@@ -124,7 +125,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -657,6 +657,7 @@ fn bad_arguments_and_addresses_are_refused_with_what_helps() {
         let (code, stderr) = refused(&[which, "192.0.2.1"]);
         assert!(code == 1 && stderr.contains(": EADDRNOTAVAIL (99) "), "{stderr}");
         assert_eq!(refused(&[which, "77777"]).0, 2);
+        assert_eq!(refused(&[which, "--max-clients", "0"]).0, 2);
     }
     drop(taken);
     for role in ["client", "draw"] {
@@ -687,7 +688,7 @@ fn bad_arguments_and_addresses_are_refused_with_what_helps() {
 
 #[test]
 fn ipv6_and_a_name_reach_the_server() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
     for (bind, host) in [("[::1]:0", "[::1]"), ("0", "localhost")] {

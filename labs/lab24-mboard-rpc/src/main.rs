@@ -40,16 +40,17 @@ use crate::methods::{Die, Ids};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab24-mboard-rpc                                play all experiments
-  lab24-mboard-rpc demo behind-the-slow --pause   one of them, for the projector
-  lab24-mboard-rpc server                         terminal 1: 127.0.0.1:7777
-  lab24-mboard-rpc server --journal FILE          what was published survives the server
-  lab24-mboard-rpc client                         terminal 2: all messages
-  lab24-mboard-rpc client --publish 'Hello' -l 3  publish, then the last three
-  lab24-mboard-rpc client --publish - < FILE      a message of any bytes
-  lab24-mboard-rpc names                          the name server, 127.0.0.1:7770
-  lab24-mboard-rpc server 0 --name board          any port, registered as board
-  lab24-mboard-rpc client --name board            asks the name server where it is
+  cargo lab24                                play all experiments
+  cargo lab24 demo behind-the-slow --pause   one of them, for the projector
+  cargo lab24 server                         terminal 1: 127.0.0.1:7777
+  cargo lab24 server --journal FILE          what was published survives the
+                                             server
+  cargo lab24 client                         terminal 2: all messages
+  cargo lab24 client --publish 'Hello' -l 3  publish, then the last three
+  cargo lab24 client --publish - < FILE      a message of any bytes
+  cargo lab24 names                          the name server, 127.0.0.1:7770
+  cargo lab24 server 0 --name board          any port, registered as board
+  cargo lab24 client --name board            asks the name server where it is
 
 Any XML-RPC client calls it, Python's for one:
   import xmlrpc.client
@@ -170,7 +171,7 @@ struct NamesArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

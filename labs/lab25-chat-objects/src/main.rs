@@ -37,16 +37,18 @@ use crate::{group::Uri, objects::checked_name};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab25-chat-objects                             play all experiments
-  lab25-chat-objects demo killed-client --pause  one of them, for the projector
-  lab25-chat-objects server                      terminal 1: 127.0.0.1:7777
-  lab25-chat-objects server --overwrite          a name goes to the last who wants it, as in the lecture
-  lab25-chat-objects client --name ann           terminal 2: asks the group who serves
-  lab25-chat-objects client --name bob --uri chat://127.0.0.1:7777
-  lab25-chat-objects client --name carol --poll  shows messages when you press Enter, as in the lecture
+  cargo lab25                             play all experiments
+  cargo lab25 demo killed-client --pause  one of them, for the projector
+  cargo lab25 server                      terminal 1: 127.0.0.1:7777
+  cargo lab25 server --overwrite          a name goes to the last who wants it,
+                                          as in the lecture
+  cargo lab25 client --name ann           terminal 2: asks the group who serves
+  cargo lab25 client --name bob --uri chat://127.0.0.1:7777
+  cargo lab25 client --name carol --poll  shows messages when you press Enter,
+                                          as in the lecture
 
-In the client: a line is said to all. /private NAME TEXT says it to one, /users tells
-who is in, /quit ends the client.";
+In the client: a line is said to all. /private NAME TEXT says it to one, /users
+tells who is in, /quit ends the client.";
 
 #[derive(Parser)]
 #[command(version, about = "Chat by distributed objects", after_help = EXAMPLES)]
@@ -112,7 +114,7 @@ struct ClientArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -2,7 +2,6 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    fs,
     io::{Read, Write},
     net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     process::{Command, Stdio},
@@ -416,12 +415,7 @@ fn ctrl_c_ends_each_role_wherever_it_waits() {
 
     let group = free_group();
     let mut asking = Role::spawn(Command::new(LAB).args(["client", "--name", "ann", "--group", &group])).unwrap();
-    let blocked = format!("/proc/{}/status", asking.pid());
-    wait_until("the question to the group", LIMIT, || {
-        let status = fs::read_to_string(&blocked)?;
-        Ok(status.contains("SigBlk:\t0000000000004002").then_some(()))
-    })
-    .unwrap();
+    testkit::wait_until_it_hears_ctrl_c(asking.pid()).unwrap();
     interrupt(&mut asking);
     interrupt(&mut server);
 }
@@ -468,7 +462,7 @@ fn pause_waits_before_each_call() {
 
 #[test]
 fn ipv6_works_as_ipv4_does() {
-    if skip_without(TcpListener::bind("[::1]:0").is_err(), "IPv6", "sysctl net.ipv6.conf.all.disable_ipv6=0") {
+    if testkit::without_ipv6() {
         return;
     }
     let mut server = Role::spawn(Command::new(LAB).args(["server", "[::1]:0", "--group", &free_group()])).unwrap();

@@ -37,21 +37,22 @@ use crate::group::{Order, wire::is_name};
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  lab26-group                           play all experiments
-  lab26-group demo 2 --pause            the second one, for the projector
-  lab26-group member ann                terminals 1 and 2: a member, its name
-  lab26-group member cid --loss 10 --no-repair
+  cargo lab26                           play all experiments
+  cargo lab26 demo 2 --pause            the second one, for the projector
+  cargo lab26 member ann                terminals 1 and 2: a member, its name
+  cargo lab26 member cid --loss 10 --no-repair
                                         throws one datagram in ten away
-  lab26-group member ann --order total  all members with the same order
-  lab26-group find                      a client that knows no server
-  lab26-group simulate --order total    one run on a simulated network
-  lab26-group simulate --order total --runs 10000 --broken clock
+  cargo lab26 member ann --order total  all members with the same order
+  cargo lab26 find                      a client that knows no server
+  cargo lab26 simulate --order total    one run on a simulated network
+  cargo lab26 simulate --order total --runs 10000 --broken clock
                                         finds what the broken protocol does
 
-Groups are IPv4 addresses from 239.0.0.0 to 239.255.255.255; GROUP:PORT may also be
-GROUP or PORT alone. Type a line and Enter; Ctrl-C or Ctrl-D ends a program. Nothing
-leaves this machine: all datagrams go through 127.0.0.1. A line has at most 1000
-bytes. Nothing is signed: whoever can send to the group can lie to it.";
+Groups are IPv4 addresses from 239.0.0.0 to 239.255.255.255; GROUP:PORT may
+also be GROUP or PORT alone. Type a line and Enter; Ctrl-C or Ctrl-D ends a
+program. Nothing leaves this machine: all datagrams go through 127.0.0.1. A
+line has at most 1000 bytes. Nothing is signed: whoever can send to the group
+can lie to it.";
 
 /// Ours: the lecture names no group.
 const DEFAULT_GROUP: SocketAddrV4 = SocketAddrV4::new(Ipv4Addr::new(239, 26, 26, 26), 53126);
@@ -191,7 +192,7 @@ fn heartbeat(ms: u32) -> Duration {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -1,15 +1,19 @@
 //! A lecture program as a child process: typed at, read with a deadline, and gone with its owner.
 
 use std::io::{Read, Write};
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
 use nix::sys::prctl::set_pdeathsig;
 use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
 use nix::unistd::{Pid, getpid, getppid};
 
 use kernel::{NotSeen, Patience, namespace, wait_until};
@@ -18,6 +22,8 @@ use crate::At;
 
 /// How long a program may take to answer before its silence is the finding.
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
+/// A link to the program that runs, whatever has become of its file.
+const RUNS: &str = "/proc/self/exe";
 /// Tells a child whose death it shall not outlive.
 const PARENT: &str = "LAB_PARENT";
 
@@ -34,10 +40,27 @@ pub fn end_with_parent() -> Result<()> {
     Ok(())
 }
 
-/// This program's file; where it was replaced while it runs, as by a new build, the one that runs.
-fn own_program() -> Result<PathBuf> {
+/// This program's file, to be started again. Where it was replaced meanwhile, as by a new build: a descriptor of the one
+/// that runs. Children inherit the descriptor; /proc/PID/exe would be closed to those in a user namespace of their own.
+///
+/// # Errors
+/// /proc is not there; EMFILE.
+pub fn own_program() -> Result<PathBuf> {
+    static RUNNING: Mutex<Option<RawFd>> = Mutex::new(None);
     let file = std::env::current_exe()?;
-    Ok(if file.exists() { file } else { format!("/proc/{}/exe", getpid()).into() })
+    if file.exists() {
+        return Ok(file);
+    }
+    let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let fd = match *running {
+        Some(fd) => fd,
+        None => {
+            let opened = open(RUNS, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty()).at("open", RUNS)?;
+            // A high one: the sockets of a child have the numbers that they have elsewhere.
+            *running.insert(fcntl(opened, FcntlArg::F_DUPFD(10)).at("fcntl", RUNS)?)
+        }
+    };
+    Ok(format!("/proc/self/fd/{fd}").into())
 }
 
 /// A running program whose standard input and output are ours; killed when dropped.
@@ -127,7 +150,7 @@ impl Role {
     /// As [`Role::wait_for`], with a limit of one's own.
     ///
     /// # Errors
-    /// [`NotSeen`] with what was printed instead.
+    /// [`NotSeen`] with what was printed instead; how the program ended, if it did.
     pub fn wait_for_within(&mut self, text: &str, limit: Duration) -> Result<String> {
         let mut patience = Patience::new(limit);
         let mut from = self.taken; // nothing before it can be the start of `text`
@@ -142,9 +165,14 @@ impl Role {
             match self.output.recv_timeout(patience.step()) {
                 Ok(chunk) => self.printed.extend(chunk),
                 Err(RecvTimeoutError::Timeout) if !patience.is_over() => {}
-                Err(_) => {
+                Err(reason) => {
                     let instead = String::from_utf8_lossy(&self.printed[self.taken..]).into_owned();
-                    bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
+                    if reason == RecvTimeoutError::Timeout {
+                        bail!(NotSeen { what: format!("{text:?} printed"), limit, instead });
+                    }
+                    let status = wait_until("the program's end", ANSWER_LIMIT, || Ok(self.child.try_wait()?));
+                    let how = status.map_or("closed its output".into(), |status| format!("ended ({status})"));
+                    bail!("the program {how} before it printed {text:?}; seen instead: {instead:?}");
                 }
             }
         }
@@ -186,5 +214,23 @@ impl Drop for Role {
         // It may have ended already; then there is nothing left to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said_to_wait_for(text: &str, script: &str) -> String {
+        let mut role = Role::spawn(Command::new("sh").args(["-c", script])).unwrap();
+        role.wait_for_within(text, Duration::from_millis(300)).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_program_that_ended_is_told_from_one_that_is_silent() {
+        let ended = "the program ended (exit status: 3) before it printed \"ready\"; seen instead: \"hello\\n\"";
+        assert_eq!(said_to_wait_for("ready", "echo hello; exit 3"), ended);
+        assert!(said_to_wait_for("ready", "kill -9 $$").contains("ended (signal: 9"), "and how a signal ended it");
+        assert_eq!(said_to_wait_for("ready", "exec sleep 60"), "not seen within 300ms: \"ready\" printed");
     }
 }

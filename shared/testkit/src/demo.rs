@@ -19,8 +19,8 @@ use nix::{
 };
 
 use crate::{
-    Finished, RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, ends_well, failed, root, run, signal,
-    skip_without, stop_and_go_on, wait_until,
+    Finished, RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, copy_program, ends_well, failed, root, run,
+    signal, skip_without, stop_and_go_on, wait_until, wait_until_it_hears_ctrl_c,
 };
 
 /// Where an experiment is skipped, this says what it lacks.
@@ -106,9 +106,7 @@ fn kept(binary: &str) -> PathBuf {
 /// # Panics
 /// One of them is broken.
 pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
-    let help = run(Command::new(binary).arg("--help"));
-    assert_eq!(help.code(), 0);
-    assert!(help.stdout.contains("Examples:"), "{}", help.stdout);
+    assert_help_fits_and_roles_are_named(binary);
 
     let list = run(Command::new(binary).args(["demo", "--list"]));
     assert_eq!(list.code(), 0);
@@ -168,6 +166,54 @@ pub fn assert_common_rules(binary: &str, role: &[&str], ready: &str) {
     assert_eq!(skipped.wait_for_end().unwrap().code(), Some(0));
 }
 
+/// All help texts have room in 80 columns, words whole; a role's name with a slip in it is told from an experiment's.
+///
+/// # Panics
+/// A line is too wide, or a name is missing.
+fn assert_help_fits_and_roles_are_named(binary: &str) {
+    let help = |role: &[&str]| {
+        let help = run(Command::new(binary).args(role).arg("--help"));
+        let wide: Vec<_> = help.stdout.lines().filter(|line| line.chars().count() > 79).collect();
+        assert!(help.code() == 0 && wide.is_empty(), "{role:?} --help, wider than 79 columns: {wide:#?}");
+        help.stdout
+    };
+    let whole = help(&[]);
+    assert!(whole.contains("Examples:"), "{whole}");
+    let commands = whole.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
+    // What goes on from the line above is indented further.
+    let names = commands.filter_map(|line| line.strip_prefix("  ").filter(|rest| !rest.starts_with(' ')));
+    let roles: Vec<&str> = names.map(|line| line.split(' ').next().unwrap()).filter(|name| *name != "help").collect();
+    assert!(roles.len() > 2, "{whole}");
+    roles.iter().for_each(|role| drop(help(&[role])));
+
+    let slip = failed(Command::new(binary).args(["sever", "0"]));
+    let list = run(Command::new(binary).arg("--list")).stdout;
+    let named = roles.iter().filter(|role| !["demo", "sheet"].contains(role)).all(|role| slip.1.contains(role));
+    let first = list.split_whitespace().nth(2).unwrap();
+    assert!(slip.0 == 2 && slip.1.lines().count() == 1 && named && slip.1.contains(first), "{slip:?}");
+}
+
+/// Another program is put in the place of the demo's file while it runs, as a new build does: the verdicts are the same.
+///
+/// # Panics
+/// A verdict differs, or the demo does not end.
+pub fn assert_a_new_build_changes_no_verdict(demo: &Demo) {
+    let folder = TempDir::new();
+    let file = copy_program(&demo.binary, &folder);
+    let mut role = Role::spawn(Command::new(&file).args(["demo", "--pause"])).unwrap();
+    role.wait_for("[Enter]").unwrap();
+    fs::write(folder.path().join("another"), "#!/bin/sh\nexit 1\n").unwrap();
+    fs::rename(folder.path().join("another"), &file).unwrap();
+    let enough = "\n".repeat(400);
+    role.input.take().unwrap().write_all(enough.as_bytes()).unwrap();
+    wait_until("the end of the demo", RUN_LIMIT, || Ok(role.printed().contains("\nscoreboard\n").then_some(())))
+        .unwrap();
+    let status = role.wait_for_end().unwrap();
+    let played = Finished { status, stdout: role.printed(), stderr: String::new() };
+    let replaced = Demo { binary: demo.binary.clone(), finished: played };
+    assert_eq!(replaced.verdicts(), demo.verdicts(), "\n{}", replaced.finished.stdout);
+}
+
 /// A role whose output goes into a full pipe that nobody reads still ends at Ctrl-C.
 ///
 /// # Panics
@@ -178,14 +224,9 @@ fn assert_a_blocked_write_hears_ctrl_c(binary: &str, role: &[&str]) {
     while writer.write(&[b'x'; 4096]).is_ok() {} // until EAGAIN
     fcntl(&writer, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
     let mut child = Command::new(binary).args(role).stdin(Stdio::piped()).stdout(writer).spawn().unwrap();
-    let status = format!("/proc/{}/status", child.id());
-    let waits_for_signals = || {
-        let status = fs::read_to_string(&status)?;
-        let mask = status.lines().find_map(|line| line.strip_prefix("SigBlk:\t")).unwrap_or_default();
-        Ok((u64::from_str_radix(mask, 16).unwrap_or(0) & 1 << (Signal::SIGINT as u32 - 1) != 0).then_some(()))
-    };
-    let ended = wait_until("Ctrl-C to be blocked", RUN_LIMIT, waits_for_signals).and_then(|()| {
-        kill(Pid::from_raw(child.id().cast_signed()), Signal::SIGINT)?;
+    let pid = Pid::from_raw(child.id().cast_signed());
+    let ended = wait_until_it_hears_ctrl_c(pid).and_then(|()| {
+        kill(pid, Signal::SIGINT)?;
         wait_until("the end of a program whose output is full", RUN_LIMIT, || Ok(child.try_wait()?))
     });
     let _ = child.kill(); // ESRCH: it has ended
@@ -295,8 +336,9 @@ pub fn assert_addresses_are_refused(binary: &str, binds: &str, connects: &str) {
     refused(connects, &addr, &format!("connect {addr}: ECONNREFUSED (111) Connection refused"));
     for (role, text) in [(binds, "77777"), (connects, "127.0.0.1:65536")] {
         let (code, stderr) = failed(Command::new(binary).args([role, text]));
-        let example = format!("'{text}' for '[ADDRESS]': not PORT, ADDRESS, NAME or one of these with :PORT, such as");
-        assert!(code == 2 && stderr.contains(&example), "{role} {text}: {code} {stderr}");
+        let help = "': not PORT, ADDRESS, NAME or one of these with :PORT, such as";
+        let named = stderr.contains(&format!("'{text}' for '[ADDRESS]")) && stderr.contains(help);
+        assert!(code == 2 && named, "{role} {text}: {code} {stderr}");
     }
     let foreign = "192.0.2.1:7777"; // of RFC 5737, for documentation
     refused(binds, foreign, &format!("bind {foreign}: EADDRNOTAVAIL (99) Cannot assign requested address"));

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod demo;
+mod peers;
 mod strace;
 mod terminal;
 
@@ -27,11 +28,14 @@ use nix::{
 };
 
 pub use demo::{
-    Demo, assert_addresses_are_refused, assert_common_rules, assert_demo_needs_no_privileges,
-    assert_privileged_port_is_refused, assert_readme_quotes_a_run, assert_sheet_quotes_a_run,
-    assert_stops_change_no_verdict,
+    Demo, assert_a_new_build_changes_no_verdict, assert_addresses_are_refused, assert_common_rules,
+    assert_demo_needs_no_privileges, assert_privileged_port_is_refused, assert_readme_quotes_a_run,
+    assert_sheet_quotes_a_run, assert_stops_change_no_verdict,
 };
 pub use kernel::{NotSeen, wait_until};
+pub use peers::{
+    TCP_TOOLS, addr_behind, foreign, python_server, serving, tcp_tool, texts, wait_until_it_hears_ctrl_c, without_ipv6,
+};
 pub use shared::Role;
 pub use strace::{assert_printed_calls_are_real, assert_printed_calls_are_real_with};
 pub use terminal::Terminal;
@@ -274,20 +278,14 @@ pub fn step(role: &mut Role, calls: &[&str]) {
 /// # Panics
 /// One of them does not.
 pub fn assert_foreign_clients_get(addr: SocketAddr, line: &str, answer: &str) {
-    let port = addr.port().to_string();
-    let socat = format!("TCP4:{addr}");
     let python = "import socket,sys\ns=socket.create_connection(('127.0.0.1',int(sys.argv[1])))\n\
                   s.sendall(sys.stdin.buffer.read())\ns.shutdown(socket.SHUT_WR)\nprint(s.makefile().read(),end='')";
-    for (tool, args) in [
-        ("nc", vec!["-N", "127.0.0.1", &port]),
-        ("ncat", vec!["127.0.0.1", &port]),
-        ("socat", vec!["-t10", "-", &socat]),
-        ("python3", vec!["-c", python, &port]),
-    ] {
-        if skip_without(!have(tool), tool, "apt-get install netcat-openbsd ncat socat python3") {
-            continue;
-        }
-        let mut peer = Role::spawn(Command::new(tool).args(args)).unwrap();
+    let python = || {
+        let missing = skip_without(!have("python3"), "python3", "apt-get install python3");
+        let mut command = Command::new("python3");
+        (!missing).then(|| Role::spawn(command.args(["-c", python, &addr.port().to_string()])).unwrap())
+    };
+    for mut peer in TCP_TOOLS.iter().filter_map(|tool| tcp_tool(tool, addr)).chain(python()) {
         peer.type_line(line).unwrap();
         peer.input = None;
         peer.wait_for(answer).unwrap();

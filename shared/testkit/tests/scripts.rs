@@ -241,6 +241,7 @@ fn classroom_sets_out_every_lab_without_a_wrapped_line() {
         ("21", " first"),
         ("22", "as bob; new messages"),
         ("23", "ESTAB"),
+        ("24", "slow: waits for Enter"),
         ("25", "ESTAB"),
         ("26", "239.26.26.26"),
         ("27", "ESTAB"),

@@ -54,7 +54,12 @@ pub fn rest_is_gone(stage: &mut Stage) -> Result<Verdict> {
             _ => "0",
         };
         let returned = returned(observed);
-        stage.say("receiver", format_args!("recvmsg({receive_fd}, iov_len={BUFFER}, msg_flags={flags}) = {returned}"));
+        let text = String::from_utf8_lossy(&buffer[..observed.unwrap_or(0)]);
+        let text = if text.len() > 10 { format!("{:?}...", &text[..10]) } else { format!("{text:?}") };
+        stage.say(
+            "receiver",
+            format_args!("recvmsg({receive_fd}, iov_len={BUFFER}, msg_flags={flags}) = {returned}  {text}"),
+        );
     }
 
     // With MSG_TRUNC as an argument the result is the datagram's own length, whatever fits the buffer.

@@ -204,7 +204,7 @@ pub fn mended(stage: &mut Stage) -> Result<Verdict> {
         sent_on = total;
         let assembly = assembly.as_ref().context("nothing came")?;
         let missing = assembly.missing();
-        stage.say("receiver", format_args!("{copy}: late {}, doubles {}", assembly.late, assembly.doubles));
+        stage.say("receiver", format_args!("{copy}: late {}, doubles {}", assembly.late, assembly.again.len()));
         stage.say("receiver", format_args!("{copy}: missing {} blocks {}", missing.len(), stretches(&missing)));
         if copy == "first copy" {
             let payloads = message.chunks(PAYLOAD_LEN).zip(1..);

@@ -245,7 +245,7 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
             ("-1 EPIPE", Without::Refused(Errno::EPIPE)),
             ("-1 EISCONN", Without::Refused(Errno::EISCONN)),
         ],
-        Predicts { source: Some(Without::Refused(Errno::ENOTCONN)), kit: Without::Sent },
+        Predicts { source: Some(Without::Refused(Errno::EPIPE)), kit: Without::Sent },
     )?;
     let SocketAddr::V4(addr) = server_addr else { anyhow::bail!("not an IPv4 address") };
     let fast_open = MsgFlags::from_bits_retain(nix::libc::MSG_FASTOPEN);
@@ -266,7 +266,11 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
         }
         Err(errno) => Without::Refused(errno),
     };
-    stage.verdict(question, observed, "sendto with MSG_FASTOPEN connects and sends in one call")
+    let other_sock = client_socket()?;
+    let plain = send(other_sock.as_raw_fd(), b"tfo", MsgFlags::empty());
+    stage.client(format_args!("send({}, \"tfo\", 3) = {}", other_sock.as_raw_fd(), returned(&plain)));
+    ensure!(plain == Err(Errno::EPIPE), "without a connection send returned {plain:?}");
+    stage.verdict(question, observed, "MSG_FASTOPEN connects and sends in one call; without the flag: EPIPE")
 }
 
 /// The number of a failed call.

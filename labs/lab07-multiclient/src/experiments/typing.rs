@@ -5,7 +5,7 @@ use std::{io::Write, process::Command};
 use anyhow::Result;
 use kernel::NotSeen;
 use nix::pty::openpty;
-use shared::{At, Predicts, Role, Stage, Verdict};
+use shared::{At, Predicts, Role, Stage, Verdict, own_program};
 
 use super::{TIME_LIMIT, server_role};
 
@@ -20,7 +20,7 @@ pub fn while_typing(stage: &mut Stage) -> Result<Verdict> {
     let (mut server, server_addr) = server_role()?;
     let terminal = openpty(None, None).at("openpty", "")?;
     let mut keyboard = std::fs::File::from(terminal.master);
-    let mut command = Command::new(std::env::current_exe()?);
+    let mut command = Command::new(own_program()?);
     command.args(["client", &server_addr.port().to_string()]);
     let mut client = Role::spawn_on(&mut command, terminal.slave.into())?;
     client.wait_for("> Enter string : ")?;

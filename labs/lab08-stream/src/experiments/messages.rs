@@ -76,8 +76,9 @@ pub fn no_terminator(stage: &mut Stage) -> Result<Verdict> {
     let pair = Pair::of(&client_sock)?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
     conn_sock.set_read_timeout(Some(LIMIT)).at("setsockopt", pair.peer)?; // a recv that waits so long waits for ever
-    let sent = send(client_fd, b"Hello world!", MsgFlags::empty());
-    stage.client(format_args!("send({client_fd}, \"Hello world!\", 12) = {}", returned(&sent)));
+    let text = "Hello world!";
+    let sent = send(client_fd, text.as_bytes(), MsgFlags::empty());
+    stage.client(format_args!("send({client_fd}, {text:?}, {}) = {}", text.len(), returned(&sent)));
     drop(client_sock); // close(2)
     stage.client(format_args!("close({client_fd}) = 0"));
     wait_for_state(pair.other_end(), Some(State::CloseWait), LIMIT)?;

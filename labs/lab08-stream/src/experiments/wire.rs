@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use kernel::{Packet, capture::command, namespace::START_LIMIT};
-use shared::{Predicts, Role, Stage, Verdict};
+use shared::{Predicts, Role, Stage, Verdict, own_program};
 
 use crate::{
     captured::{HALVES, PIECES, REQUESTS},
@@ -11,7 +11,7 @@ use crate::{
 
 /// The lines of a scene and the segments among them, in the order in which they passed.
 pub fn captured(scene: &str) -> Result<(Vec<String>, Vec<Segment>)> {
-    let mut child = Role::spawn(command(std::env::current_exe()?).args(["capture", scene]))?;
+    let mut child = Role::spawn(command(own_program()?).args(["capture", scene]))?;
     let printed = child.wait_for_within("end of the scene\n", START_LIMIT)?;
     let (packets, others): (Vec<_>, Vec<_>) = printed.lines().partition(|line| line.starts_with("packet "));
     let segment = |line: &str| Segment::of(&line.strip_prefix("packet ")?.parse::<Packet>().ok()?);

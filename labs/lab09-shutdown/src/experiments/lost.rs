@@ -72,7 +72,11 @@ pub fn unread_input(stage: &mut Stage) -> Result<Verdict> {
         (part, Err(Errno::ECONNRESET)) if part < accepted => Arrives::Part,
         other => anyhow::bail!("of {accepted} bytes the client read {other:?}"),
     };
-    stage.verdict(question, observed, "a close with unread input sends a reset and throws away what was not sent")
+    stage.verdict(
+        question,
+        observed,
+        "on Linux a close with unread input sends a reset and throws away what was not sent",
+    )
 }
 
 /// The client sends its request; the server reads once and fills the client's window with its answer. Returns how much

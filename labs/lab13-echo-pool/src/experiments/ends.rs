@@ -31,11 +31,11 @@ pub fn left_early(stage: &mut Stage) -> Result<Verdict> {
     stage.server(server.line_with(&format!("worker 1: serves {}", silent.local))?);
     let (second_sock, second) = connected(server_addr)?;
     let second_fd = second_sock.as_raw_fd();
-    request(stage, "second", &second_sock, "Hello TCP")?;
+    request(stage, "client 2", &second_sock, "Hello TCP")?;
     server.wait_for(&format!("main: accepted {}", second.local))?;
 
     let question = stage.ask(
-        "The second client closes before its turn. Then the worker is free and takes it. What does the worker meet?",
+        "Client 2 closes before its turn. Then the worker is free and takes it. What does the worker meet?",
         [
             ("an error: ECONNRESET, the client is gone", Meets::Reset),
             ("9 bytes, and then end of stream", Meets::DataThenEnd),
@@ -44,12 +44,12 @@ pub fn left_early(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: Meets::DataThenEnd },
     )?;
     drop(second_sock); // close(2): FIN
-    stage.say("second", format_args!("close({second_fd}) = 0"));
+    stage.say("client 2", format_args!("close({second_fd}) = 0"));
     wait_for_state(second.other_end(), Some(State::CloseWait), LIMIT)?;
     wait_for_state(second, Some(State::FinWait2), LIMIT)?; // the FIN is acknowledged
-    stage.kernel([("second", second), ("server's end", second.other_end())])?;
+    stage.kernel([("client 2", second), ("server's end", second.other_end())])?;
     drop(silent_sock); // close(2): the worker is free
-    stage.say("first", "leaves");
+    stage.say("client 1", "leaves");
     let line = server.line_with(&format!("worker 1: {}: ", second.local))?;
     stage.server(&line);
     let observed = match line.split(": ").last().unwrap_or_default() {
@@ -68,7 +68,7 @@ pub fn stop(stage: &mut Stage) -> Result<Verdict> {
         let (_first_sock, first) = connected(server_addr)?;
         server.wait_for(&format!("worker 1: serves {}", first.local))?;
         let mut waiting = Vec::new();
-        for name in ["second", "third", "fourth"] {
+        for name in ["client 2", "client 3", "client 4"] {
             let (sock, pair) = connected(server_addr)?;
             request(stage, name, &sock, "Hello TCP")?;
             server_end(pair, "the request at the server's end", |row| row.recv_queue == 9)?;

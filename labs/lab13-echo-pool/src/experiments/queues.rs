@@ -10,10 +10,10 @@ pub fn one_at_a_time(stage: &mut Stage) -> Result<Verdict> {
     let (mut server, server_addr) = server_role(&["server-single", "0", "--deadline", "0"])?;
     let (_first_sock, first) = connected(server_addr)?;
     stage.server(server.line_with(&format!("accepted from {}", first.local))?);
-    stage.say("first", "is connected and says nothing: the server waits in recv");
+    stage.say("client 1", "is connected and says nothing: the server waits in recv");
 
     let question = stage.ask(
-        "A second client calls connect, then sends 9 bytes. What becomes of them while the first is served?",
+        "Client 2 calls connect, then sends 9 bytes. What becomes of them while client 1 is served?",
         [
             ("connect waits for the server's accept", (false, 0)),
             ("connect is refused: the server is busy", (false, 1)),
@@ -23,10 +23,11 @@ pub fn one_at_a_time(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some((false, 0)), kit: (true, 9) },
     )?;
     let (second_sock, second) = connected(server_addr)?;
-    stage.say("second", format_args!("connect({}, {server_addr}) = 0", std::os::fd::AsRawFd::as_raw_fd(&second_sock)));
-    request(stage, "second", &second_sock, "Hello TCP")?;
+    stage
+        .say("client 2", format_args!("connect({}, {server_addr}) = 0", std::os::fd::AsRawFd::as_raw_fd(&second_sock)));
+    request(stage, "client 2", &second_sock, "Hello TCP")?;
     let row = server_end(second, "9 bytes at the server's end", |row| row.recv_queue == 9)?;
-    stage.say("kernel", format_args!("server's end of the second: {}, Recv-Q {}", row.state, row.recv_queue));
+    stage.say("kernel", format_args!("server's end of client 2: {}, Recv-Q {}", row.state, row.recv_queue));
     let no_descriptor = row.inode == 0;
     let inode = if no_descriptor { "0: no program has a descriptor for it" } else { "not 0" };
     stage.say(
@@ -51,7 +52,7 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
     stage.server(server.line_with(&format!("main: accepted {}", second.local))?);
 
     let question = stage.ask(
-        "One thread is busy, the queue holds one. A third and a fourth client connect. Where is the fourth now?",
+        "One thread is busy, the queue holds one. Clients 3 and 4 connect. Where is client 4 now?",
         [
             ("in the program's queue: it grows", Some(Place::Program)),
             ("in the kernel's accept queue", Some(Place::KernelsQueue)),
@@ -69,7 +70,7 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
     })?;
     let mut places = Vec::new();
     let log = server.printed();
-    for (name, pair) in [("first", first), ("second", second), ("third", third), ("fourth", fourth)] {
+    for (name, pair) in [("client 1", first), ("client 2", second), ("client 3", third), ("client 4", fourth)] {
         let (seen, _) = where_is(pair)?;
         let descriptor = if seen == Place::Program { "a descriptor" } else { "no descriptor" };
         let told = match pair.local {
@@ -77,7 +78,7 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
             local if log.contains(&format!("accepted {local}")) => "accepted, and not served",
             _ => "nothing said",
         };
-        stage.say("kernel", format_args!("{name:<6}  {descriptor:<13}  server: {told}"));
+        stage.say("kernel", format_args!("{name}  {descriptor:<13}  server: {told}"));
         places.push(seen);
     }
     stage.say("kernel", format_args!("the listener's Recv-Q is {}", listener_row(server_addr)?.recv_queue));
@@ -91,7 +92,7 @@ pub fn completed(stage: &mut Stage) -> Result<Verdict> {
     stage.server(server.line_with(&format!("worker 1: serves {}", silent.local))?);
 
     let (second_sock, second) = connected(server_addr)?;
-    request(stage, "second", &second_sock, "Hello TCP")?;
+    request(stage, "client 2", &second_sock, "Hello TCP")?;
     stage.server(server.line_with(&format!("main: accepted {}", second.local))?);
     let question = stage.ask(
         "main has printed its line; the manual's says \"Connection Completed\" here. Where are the 9 bytes?",
@@ -103,10 +104,10 @@ pub fn completed(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some((Place::Program, 0, true)), kit: (Place::Program, 9, false) },
     )?;
-    server_end(second, "a descriptor of the second", |row| row.inode != 0)?;
+    server_end(second, "a descriptor for client 2", |row| row.inode != 0)?;
     let (place, unread) = where_is(second)?;
     let descriptor = if place == Place::Program { "a descriptor" } else { "no descriptor" };
-    stage.say("kernel", format_args!("server's end of the second: {descriptor}, Recv-Q {unread}"));
+    stage.say("kernel", format_args!("server's end of client 2: {descriptor}, Recv-Q {unread}"));
     let echo = tcp_socket(second)?.context("the second connection is in no table")?.recv_queue;
     stage.say("kernel", format_args!("its own end: Recv-Q {echo}: {}", if echo > 0 { "an echo" } else { "no echo" }));
     let line = format!("worker 1: serves {}", second.local);

@@ -33,7 +33,7 @@ pub fn silent_clients(stage: &mut Stage) -> Result<Verdict> {
     let (mut server, server_addr, silent) = held_pool(stage, "0")?;
     stage.say("silent", "two clients are connected and say nothing: one for each thread");
     let question = stage.ask(
-        "Two threads, a queue of ten. Now a third client sends a request. Who serves it?",
+        "Two threads, a queue of ten, no deadline. Now client 3 sends a request. Who serves it?",
         [
             ("main itself, as no thread is free", ServedBy::Main),
             ("a thread, between two looks at its silent client", ServedBy::Worker),
@@ -75,12 +75,12 @@ fn held_pool(stage: &mut Stage, deadline: &str) -> Result<(Role, SocketAddr, Vec
 /// A third client's request, and what it gets within the time.
 fn third_client(stage: &mut Stage, server_addr: SocketAddr) -> Result<(nix::Result<usize>, Pair)> {
     let (third_sock, pair) = connected(server_addr)?;
-    request(stage, "third", &third_sock, "Hello TCP")?;
+    request(stage, "client 3", &third_sock, "Hello TCP")?;
     let mut patience = Patience::new(NOT_SERVED);
     let mut fds = [PollFd::new(third_sock.as_fd(), PollFlags::POLLIN)];
     while poll(&mut fds, PollTimeout::try_from(patience.step())?) != Ok(1) && !patience.is_over() {}
     let echo = recv(third_sock.as_raw_fd(), &mut [0; 1024], MsgFlags::MSG_DONTWAIT);
-    stage.say("third", format_args!("recv({}, 1024, MSG_DONTWAIT) = {}", third_sock.as_raw_fd(), returned(&echo)));
+    stage.say("client 3", format_args!("recv({}, 1024, MSG_DONTWAIT) = {}", third_sock.as_raw_fd(), returned(&echo)));
     ensure!(matches!(echo, Ok(9) | Err(Errno::EAGAIN)), "the third client got {echo:?}");
     Ok((echo, pair))
 }

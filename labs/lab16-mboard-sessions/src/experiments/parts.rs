@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use kernel::{Packet, capture::command, namespace::START_LIMIT};
-use shared::{Predicts, Role, Stage, Verdict};
+use shared::{Predicts, Role, Stage, Verdict, own_program};
 
 use super::shown;
 use crate::{captured::PARTS, session::wire::Datagram};
@@ -51,8 +51,7 @@ pub fn parts(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: After::SameAgain },
     )?;
-    let own_program = std::env::current_exe().context("where is this program?")?;
-    let mut child = Role::spawn(command(own_program).arg("capture"))?;
+    let mut child = Role::spawn(command(own_program()?).arg("capture"))?;
     let printed = child.wait_for_within("end of the capture\n", START_LIMIT)?;
     let packets = |label: &str| {
         printed.lines().filter_map(|line| line.strip_prefix(label)).map(str::parse).collect::<Result<Vec<Packet>>>()

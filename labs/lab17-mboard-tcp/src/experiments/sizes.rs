@@ -1,7 +1,6 @@
 //! How long a message may be, and what may stand in it.
 
 use std::{
-    env,
     net::Shutdown,
     os::fd::AsRawFd,
     process::{Command, Stdio},
@@ -13,7 +12,7 @@ use nix::{
     errno::Errno,
     unistd::{SysconfVar, sysconf},
 };
-use shared::{At, Predicts, Role, Stage, Verdict};
+use shared::{At, Predicts, Role, Stage, Verdict, own_program};
 
 use super::{accepted, connected, listening, receive_all, send_all, server_role};
 
@@ -58,7 +57,7 @@ pub fn command_line(stage: &mut Stage) -> Result<Verdict> {
     stage.client(format_args!("getconf ARG_MAX: {all} bytes for all arguments together"));
     let start = |stage: &mut Stage, length: usize| -> Result<Result<(), Errno>> {
         let text = "x".repeat(length);
-        let mut client = Command::new(env::current_exe()?);
+        let mut client = Command::new(own_program()?);
         client.args(["client", &server_addr.to_string(), "--publish", &text]);
         let ended = client.stdin(Stdio::null()).stdout(Stdio::null()).status();
         let outcome = match ended {

@@ -1,7 +1,6 @@
 //! Tasks as the kernel's table shows them.
 
 use std::{
-    env,
     ffi::CString,
     fs::{self, OpenOptions},
     os::unix::fs::OpenOptionsExt,
@@ -26,7 +25,7 @@ use nix::{
     },
     unistd::{getpid, gettid, mkfifo},
 };
-use shared::{At, Predicts, Role, Stage, Verdict};
+use shared::{At, Predicts, Role, Stage, Verdict, own_program};
 
 use super::{Folder, LIMIT};
 use crate::{
@@ -152,7 +151,7 @@ impl Forking {
     fn start(folder: Folder) -> Result<Forking> {
         let fifo = folder.0.join("fifo");
         mkfifo(&fifo, Mode::S_IRUSR | Mode::S_IWUSR).at("mkfifo", fifo.display())?;
-        let program = env::current_exe()?;
+        let program = own_program()?;
         let arguments = [CString::new(crate::LAB)?, CString::new("--version")?];
         let (started, starts) = channel();
         let its_fifo = fifo.clone();

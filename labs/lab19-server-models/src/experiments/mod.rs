@@ -5,7 +5,6 @@ mod figures;
 mod waiting;
 
 use std::{
-    env,
     ffi::OsString,
     net::{Ipv4Addr, SocketAddr},
     os::fd::{AsFd, AsRawFd},
@@ -23,7 +22,7 @@ use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv},
 };
-use shared::{At, Experiment, Lesson, Role, Stage, returned};
+use shared::{At, Experiment, Lesson, Role, Stage, own_program, returned};
 use socket2::{Domain, Socket, Type};
 
 /// How long a state or an answer may take; far more than loopback needs.
@@ -129,11 +128,9 @@ fn server(arguments: &[&str]) -> Result<(Role, SocketAddr)> {
 
 /// The same by a shell that sets limits first. What is said on standard error is thrown away: a panic, for one.
 fn limited_server(shell: &str, arguments: &[&str]) -> Result<(Role, SocketAddr)> {
-    let file = env::current_exe()?;
-    let file = if file.exists() { file } else { format!("/proc/{}/exe", std::process::id()).into() };
     let script = OsString::from(format!("{shell} exec \"$0\" server \"$@\""));
     let mut sh = Command::new("/bin/sh");
-    sh.arg("-c").arg(script).arg(file).args(arguments).stderr(Stdio::null());
+    sh.arg("-c").arg(script).arg(own_program()?).args(arguments).stderr(Stdio::null());
     listening(Role::spawn(&mut sh)?)
 }
 

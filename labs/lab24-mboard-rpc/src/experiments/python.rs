@@ -5,7 +5,7 @@ use std::{os::fd::AsRawFd, process::Command};
 use anyhow::{Context, Result, bail, ensure};
 use board::{Board, now};
 use dxr::Value;
-use kernel::{Pair, Patience};
+use kernel::{Pair, Patience, namespace::START_LIMIT};
 use nix::{
     errno::Errno,
     sys::socket::{MsgFlags, recv},
@@ -77,10 +77,10 @@ pub fn asked_twice(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: 2 },
     )?;
     let mut client = python(CLIENT, &[&server_addr.port().to_string()])?;
-    let (mut raised, mut patience) = (None, Patience::new(2 * LIMIT));
+    let (mut raised, mut patience) = (None, Patience::new(START_LIMIT));
     while raised.is_none() && board.last(0).len() < MOST_CALLS {
         if !waits(&listen_sock, LIMIT / 100)? {
-            ensure!(!patience.is_over(), "not seen within {:?}: what Python says", 2 * LIMIT);
+            ensure!(!patience.is_over(), "not seen within {START_LIMIT:?}: what Python says");
             raised = client.printed().lines().find(|line| line.contains(' ')).map(String::from);
             continue;
         }
@@ -125,7 +125,8 @@ pub fn private_names(stage: &mut Stage) -> Result<Verdict> {
         NoAnswer,
     }
     let mut server = python(SERVER, &[])?;
-    let port = server.line_with("port ")?.trim().trim_start_matches("port ").parse().context("no port")?;
+    server.wait_for_within("port ", START_LIMIT)?;
+    let port = server.wait_for("\n")?.parse().context("no port")?;
     let client = proxy(([127, 0, 0, 1], port).into());
     let id = client.call("publish", vec![Value::String("Hello world!".into())])?;
     stage.client(format_args!("publish(\"Hello world!\") returns {}", shown(&[id])));
