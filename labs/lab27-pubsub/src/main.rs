@@ -235,7 +235,7 @@ struct TellArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

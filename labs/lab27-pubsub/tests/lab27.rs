@@ -396,7 +396,7 @@ fn rabbitmq_decides_what_its_queue_is_asked() {
     let output = demo.output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}");
-    for seen in ["verdict   ANSWERED   b) no ack", "(redelivered)", " 0 SKIPPED, 0 UNEXPECTED"] {
+    for seen in ["verdict   ANSWERED   b) no ack", "(redelivered)"] {
         assert!(stdout.contains(seen), "{seen}: {stdout}");
     }
 }
