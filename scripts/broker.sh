@@ -149,16 +149,16 @@ start() {
     done
     if [[ ! -d $folder ]]; then mkdir -m 700 -- "$folder"; fi
     [[ -O $folder && ! -L $folder ]] || fail "$folder belongs to somebody else"
-    rm -f -- "$folder/pid"
+    rm -f -- "$folder/pid" "$folder/log"
     "start_$broker"
     if ! until_true 90 listens "$port"; then
         tail -n 5 -- "$folder/log" >&2
         fail "it does not listen on port $port; its log is $folder/log" \
             "$0 $broker stop"
     fi
-    if [[ $broker == rabbitmq ]]; then # its two listeners do not start at once
-        until_true 30 listens "$amqp" ||
-            fail "it does not listen on port $amqp; its log is $folder/log"
+    if [[ $broker == rabbitmq ]]; then # it listens before it serves
+        until_true 90 grep -qs 'completed with' "$folder/log" ||
+            fail "it does not come up; its log is $folder/log"
         say "AMQP 0-9-1 is at 127.0.0.1:$amqp"
     fi
     until_true 10 find_broker || fail "it has left no process id in $folder/pid"

@@ -118,7 +118,10 @@ fn mosquitto(qos: u8) -> Result<Crowd> {
     let addr = TcpListener::bind("127.0.0.1:0")?.local_addr()?; // free a moment ago, and nobody else is in this network
     let mut command = Command::new("mosquitto");
     let mut server = Role::spawn(command.args(["-c", "/dev/stdin"]).stderr(Stdio::null()))?;
-    server.type_line(&format!("listener {} 127.0.0.1\nallow_anonymous true\nlog_type none\nuser root", addr.port()))?;
+    server.type_line(&format!(
+        "listener {} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\nlog_type none\nuser root",
+        addr.port()
+    ))?;
     server.input = None;
     wait_until("mosquitto listening", LIMIT, || {
         Ok(tcp_sockets(addr.port())?.iter().any(|row| row.state == State::Listen).then_some(()))
@@ -132,7 +135,7 @@ fn broker(server: Role, addr: SocketAddr, qos: u8) -> Result<Crowd> {
         let mut stream = TcpStream::connect(addr)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(LIMIT))?;
-        let hello = [&text(b"MQTT")[..], &[4, 2, 0, 60], &text(name.as_bytes())].concat(); // CleanSession, 60 s
+        let hello = [&text(b"MQTT")[..], &[4, 2, 0xff, 0xff], &text(name.as_bytes())].concat(); // CleanSession; no ping for 18 hours
         stream.write_all(&packet(0x10, &hello))?;
         let mut connack = [0; 4];
         stream.read_exact(&mut connack)?;

@@ -14,7 +14,7 @@
 //! Watch:          scripts/states.sh 1883 --watch
 //! Experiments:    cargo run -p lab27-pubsub
 //!                 LAB27_BROKER=mosquitto cargo run -p lab27-pubsub            the same on an installed mosquitto
-//!                 LAB27_BROKER=rabbitmq cargo run -p lab27-pubsub             a durable queue in RabbitMQ
+//!                 LAB27_BROKER=rabbitmq cargo run -p lab27-pubsub             worker-killed in RabbitMQ
 //!
 //! Compare with lab22-mboard-live (a server that notifies its clients itself) and lab05-multicast (no broker, but both
 //! ends on-line).
@@ -235,7 +235,7 @@ struct TellArgs {
 }
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli: Cli = shared::parse(&experiments::LESSON);
     shared::run(LAB, || dispatch(&cli))
 }
 

@@ -386,19 +386,17 @@ fn a_durable_queue_in_rabbitmq_hands_out_again_what_was_not_acknowledged() {
 }
 
 #[test]
-fn rabbitmq_decides_what_a_durable_queue_is_asked() {
+fn rabbitmq_decides_what_its_queue_is_asked() {
     let missing = !Path::new("/usr/lib/rabbitmq/bin/rabbitmq-server").exists();
     if skip_without(missing, "rabbitmq-server", "apt-get install rabbitmq-server") {
         return;
     }
     let mut demo = Command::new(LAB);
-    demo.args(["worker-killed", "broker-killed"]).env("LAB27_BROKER", "rabbitmq");
-    let output = demo.output().unwrap(); // RabbitMQ starts three times, about 4 seconds each
+    demo.arg("worker-killed").env("LAB27_BROKER", "rabbitmq");
+    let output = demo.output().unwrap();
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{stdout}");
-    for seen in
-        ["worker-killed    ANSWERED ", "broker-killed    CONFIRMED ", "(redelivered)", " 0 SKIPPED, 0 UNEXPECTED"]
-    {
+    for seen in ["verdict   ANSWERED   b) no ack", "(redelivered)"] {
         assert!(stdout.contains(seen), "{seen}: {stdout}");
     }
 }

@@ -1,6 +1,9 @@
 //! The connection of a publisher is cut in the middle of 1,000 messages.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 use rumqttc::QoS;
@@ -15,6 +18,8 @@ use crate::mqtt::{self, As, Mqtt, acknowledges};
 const MESSAGES: usize = 1000;
 /// Sent and not acknowledged yet, at most.
 const WINDOW: usize = 50;
+/// On a machine that is far too busy the class is told how far it is.
+const SLOW: Duration = Duration::from_secs(5);
 
 pub fn cut(stage: &mut Stage) -> Result<Verdict> {
     let broker = Broker::start(stage)?;
@@ -57,7 +62,7 @@ fn counted(stage: &mut Stage, broker: &Broker, number: u8) -> Result<Counted> {
     let name = format!("publisher-{number}");
     let who = As { again: true, ..As::session(&name) };
     let mut publisher = Mqtt::connect(relay.addr, who, mqtt::Until::Limit(super::LIMIT))?;
-    let (mut sent, mut acknowledged) = (0, 0);
+    let (mut sent, mut acknowledged, mut told) = (0, 0, Instant::now());
     'sending: while acknowledged < MESSAGES {
         while sent < MESSAGES && sent < acknowledged + WINDOW {
             if publisher.hand_over(&topic, (sent + 1).to_string().as_bytes(), qos, false).is_err() {
@@ -69,6 +74,10 @@ fn counted(stage: &mut Stage, broker: &Broker, number: u8) -> Result<Counted> {
             break; // it waits in vain
         }
         acknowledged += 1;
+        if told.elapsed() > SLOW {
+            stage.say("publisher", format_args!("QoS {number}: {acknowledged} messages so far"));
+            told = Instant::now();
+        }
     }
     if publisher.publish(&topic, b"end", QoS::AtLeastOnce, false).is_err() {
         broker.client(As::guest("marks"))?.publish(&topic, b"end", QoS::AtLeastOnce, false)?;

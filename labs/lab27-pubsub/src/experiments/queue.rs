@@ -8,11 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Patience, State, need::Need, tcp_sockets, wait_until};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use kernel::{Patience, need::Need};
 use shared::{Predicts, Role, Stage, Verdict};
 
 use super::brokers::rabbitmq_wanted;
@@ -32,8 +28,6 @@ const PORT_COUNT: u16 = 5000;
 /// session of its own: Ctrl-C reaches the demo alone.
 const KEEPER: &str = "export TMPDIR=$(mktemp -d); while read -r; do \"$0\" rabbitmq start \"$1\"; done
     \"$0\" rabbitmq stop; rmdir \"$TMPDIR\"";
-/// Letters for the broker that is killed.
-const LETTERS: usize = 10;
 /// The text behind the last one.
 const END: &str = "end";
 
@@ -47,7 +41,6 @@ pub const QUEUES: Need = Need {
 /// A running RabbitMQ; stopped when dropped, and its data removed.
 struct Rabbit {
     keeper: Role,
-    pid: Pid,
     addr: SocketAddr,
 }
 
@@ -58,7 +51,7 @@ impl Rabbit {
         let mut command = Command::new("setsid");
         let keeper = Role::spawn(command.args(["bash", "-c", KEEPER, SCRIPT, &port.to_string()]))?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port + APART));
-        let mut rabbit = Rabbit { keeper, pid: Pid::from_raw(0), addr };
+        let mut rabbit = Rabbit { keeper, addr };
         rabbit.up(stage)?;
         stage.say("broker", format_args!("RabbitMQ, is a process of its own at {}", rabbit.addr));
         Ok(rabbit)
@@ -71,18 +64,6 @@ impl Rabbit {
             ensure!(!patience.is_over(), error);
             stage.say("broker", "still starts");
         }
-        self.pid = Pid::from_raw(self.keeper.wait_for(",")?.parse().context("no process id")?);
-        Ok(())
-    }
-
-    fn killed_and_started_again(&mut self, stage: &mut Stage) -> Result<()> {
-        stage.say("kill", format_args!("kill -9 {}  the broker", self.pid));
-        kill(self.pid, Signal::SIGKILL).context("kill")?;
-        let port = self.addr.port();
-        let gone = || Ok(tcp_sockets(port)?.iter().all(|row| row.state != State::Listen).then_some(()));
-        wait_until("the broker's end", START_LIMIT, gone)?;
-        self.up(stage)?;
-        stage.say("broker", "started again, with the same folder");
         Ok(())
     }
 
@@ -169,32 +150,4 @@ pub fn worker_killed(stage: &mut Stage) -> Result<Verdict> {
         stage.say("worker B", format_args!("takes and acknowledges \"{task}\""));
     }
     stage.verdict(question, got, "no ack, so the task goes back to its place in the queue, marked as redelivered")
-}
-
-pub fn broker_killed(stage: &mut Stage) -> Result<Verdict> {
-    let mut rabbit = Rabbit::start(stage)?;
-    let letters: Vec<String> = (1..=LETTERS).map(|number| format!("letter {number}")).collect();
-    let letters: Vec<&str> = letters.iter().map(String::as_str).collect();
-    rabbit.put(stage, "bob", &letters)?;
-    let mut ann = rabbit.take()?;
-    ann.wait_for("takes    letter 1\n")?;
-    stage.say("ann", "queue take: \"letter 1\", and does not acknowledge it");
-
-    let question = stage.ask(
-        "The queue is durable, the letters are persistent. The broker is killed with kill -9 and started again. How many of the ten letters does it still have?",
-        [
-            ("ten: each one was on its disk", LETTERS),
-            ("nine: one was handed out", LETTERS - 1),
-            ("zero: they were in its memory", 0),
-        ],
-        Predicts { source: Some(LETTERS), kit: LETTERS },
-    )?;
-    rabbit.killed_and_started_again(stage)?;
-    drop(ann);
-    let got = rabbit.take_all(stage)?;
-    if let [first, .., last] = &got[..] {
-        stage.say("ann", format_args!("queue take x{}, \"{first}\" to \"{last}\"", got.len()));
-    }
-    stage.say("counted", format_args!("{} of {LETTERS} letters", got.len()));
-    stage.verdict(question, got.len(), "a broker that acknowledges what it has on disk keeps its word after kill -9")
 }

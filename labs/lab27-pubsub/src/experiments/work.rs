@@ -67,9 +67,6 @@ pub fn worker_killed(stage: &mut Stage) -> Result<Verdict> {
 }
 
 pub fn broker_killed(stage: &mut Stage) -> Result<Verdict> {
-    if rabbitmq_wanted() {
-        return queue::broker_killed(stage);
-    }
     let broker = Broker::start(stage)?;
     broker.has_subscribed(stage, "ann", "letters")?;
     let mut bob = broker.client(As::guest("bob"))?;
