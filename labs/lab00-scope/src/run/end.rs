@@ -9,6 +9,7 @@ use nix::unistd::Pid;
 
 use super::engine::Engine;
 use super::last::{last_look, status};
+use super::start::{SILENCE, start_due};
 use super::threads::Place;
 use super::wire::Wire;
 
@@ -16,8 +17,6 @@ use super::wire::Wire;
 const SOON: Duration = Duration::from_millis(1);
 /// While everybody waits: timers of the kernel may have changed a state without a packet.
 const NOW_AND_THEN: Duration = Duration::from_millis(100);
-/// A command that neither listens nor waits for a socket, and does nothing: the next one starts all the same.
-const SILENCE: Duration = Duration::from_secs(3);
 /// Servers whose clients are gone wait for the next; so long we wait with them.
 const LONELY: Duration = Duration::from_secs(1);
 /// A process that its command left behind may work on for as long.
@@ -27,13 +26,13 @@ const GRACE: Duration = Duration::from_secs(2);
 
 /// How the run is brought to its end.
 #[derive(Default)]
-struct Ending {
+pub struct Ending {
     /// The signal sent last, and when.
-    sent: Option<(Signal, Instant)>,
+    pub sent: Option<(Signal, Instant)>,
     /// Somebody pressed Ctrl-C.
     interrupted: bool,
     /// It was told that a command says nothing.
-    told_silence: bool,
+    pub told_silence: bool,
     /// How many requests to end were answered.
     answered: u32,
     /// Commands whose status says nothing, as they were ended by us.
@@ -65,56 +64,16 @@ pub fn play(engine: &mut Engine) -> Result<u8> {
     }
     last_look(engine)?;
     let status = status(engine, ending.interrupted, &ending.ended_by_us)?;
-    let (stopped, stops, all) = (engine.tracer.stopped, engine.tracer.stops, engine.elapsed());
-    engine.note(
-        None,
-        format!(
-            "traced: the commands stood still {stops} times, {:.2} s in all; the run took {:.2} s",
-            stopped.as_secs_f64(),
-            all.as_secs_f64()
-        ),
-    )?;
+    let (stopped, lived) = (engine.tracer.stopped.as_secs_f64(), engine.tracer.lived.as_secs_f64());
+    let slowed = format!(
+        "traced: the commands' threads stood still for {stopped:.2} s of the {lived:.2} s that they lived, at {} stops; \
+         the run took {:.2} s",
+        engine.tracer.stops,
+        engine.elapsed().as_secs_f64()
+    );
+    engine.note(None, slowed)?;
     engine.end()?;
     Ok(status)
-}
-
-/// Starts the commands whose turn it is.
-fn start_due(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
-    if ending.sent.is_some() {
-        return Ok(());
-    }
-    let Some(next) = engine.commands.iter().position(|command| command.process.is_none()) else { return Ok(()) };
-    if next > 0 {
-        let silent = engine.last_activity.elapsed() > SILENCE && engine.idle();
-        let idle = engine.idle();
-        let before = &engine.commands[next - 1];
-        let (ended, name) = (before.status.is_some(), before.words[0].clone());
-        let due = match &engine.commands[next].after {
-            Some(text) => before.has_printed(text),
-            None => before.ready || before.listens && idle,
-        };
-        let anyhow = silent && engine.commands[next].after.is_none();
-        if !(due || ended || anyhow) {
-            if silent && !std::mem::replace(&mut ending.told_silence, true) {
-                let text = engine.commands[next].after.clone().unwrap_or_default();
-                engine.note(None, format!("{name} waits, and has not printed {text:?} yet; Ctrl-C ends the run"))?;
-            }
-            return Ok(());
-        }
-        if let Some(text) = engine.commands[next].after.clone().filter(|_| !due) {
-            engine.note(None, format!("{name} has ended and never printed {text:?}"))?;
-            end_all(engine, ending, Signal::SIGINT);
-            engine.failed = true;
-            return Ok(());
-        }
-        if !due && !ended {
-            engine.note(None, format!("{name} neither listens nor waits for a socket: the next command starts"))?;
-        }
-    }
-    let process = engine.commands[next].start()?;
-    engine.tracer.seize(process, next)?;
-    engine.active();
-    Ok(())
 }
 
 /// Ends what would never end: Ctrl-C, servers without clients, processes left behind.
@@ -171,7 +130,7 @@ fn only_servers(engine: &Engine) -> bool {
 }
 
 /// Sends a signal to every process that is left; SIGINT and SIGTERM only to the commands, and to what they left behind.
-fn end_all(engine: &mut Engine, ending: &mut Ending, signal: Signal) {
+pub fn end_all(engine: &mut Engine, ending: &mut Ending, signal: Signal) {
     for (at, command) in engine.commands.iter().enumerate() {
         if command.process.is_some() && command.status.is_none() {
             ending.ended_by_us.push(at);

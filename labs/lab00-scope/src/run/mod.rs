@@ -20,6 +20,7 @@ mod segments;
 mod signals;
 mod slide;
 mod softirq;
+mod start;
 mod states;
 mod svg;
 mod text;

@@ -8,6 +8,12 @@ use super::model::Socket;
 
 /// Asleep for as long: it waits, and is not only on its way.
 const SETTLED: Duration = Duration::from_millis(2);
+/// A thread that naps is waited for as long after each of its calls, so that the same run has the same order.
+const PATIENCE: Duration = Duration::from_millis(200);
+/// And one that computes, until it has used as many hundredths of a second.
+const PATIENCE_TICKS: u64 = 10;
+/// And one that does not get a processor.
+const PATIENCE_AT_MOST: Duration = Duration::from_secs(5);
 /// A thread that was stopped by a signal reaches its stop within this time, or was continued before.
 const ARRIVES: Duration = Duration::from_millis(500);
 
@@ -19,8 +25,12 @@ pub struct Thread {
     pub process: i32,
     /// Where it stands.
     pub place: Place,
+    /// When it was first seen.
+    pub seen_since: Instant,
     /// When it was let go after its last socket call, or was first seen.
-    pub free_since: Instant,
+    free_since: Instant,
+    /// The processor time that it had used by then, in ticks; looked up later.
+    free_at: Option<u64>,
     /// The number of the step in which it was last let into a call: who waited longest is next.
     pub let_in: u64,
     /// It was asleep whenever it was looked at, since then.
@@ -63,7 +73,7 @@ impl Suspended {
 
     /// Whether it goes on: it was seen stopped and is not now, or it never gets there.
     pub fn is_over(&mut self, thread: i32) -> bool {
-        let stands = matches!(Look::at(thread), Some(Look { state: b'T' | b't' }));
+        let stands = matches!(Look::at(thread), Some(Look { state: b'T' | b't', .. }));
         self.arrived |= stands;
         !stands && (self.arrived || self.since.elapsed() > ARRIVES)
     }
@@ -93,7 +103,9 @@ impl Thread {
             id,
             process,
             place: Place::Runs,
+            seen_since: Instant::now(),
             free_since: Instant::now(),
+            free_at: None,
             let_in: 0,
             asleep_since: None,
             stopped_at: None,
@@ -117,6 +129,23 @@ impl Thread {
         }
     }
 
+    /// It goes on behind its socket call.
+    pub fn set_free(&mut self) {
+        (self.free_since, self.free_at) = (Instant::now(), None);
+    }
+
+    /// Whether others need not wait for it: it sleeps, or it has computed or napped for long since its last socket call. On a
+    /// busy machine it may not have run at all: that is no reason to go on without it.
+    pub fn lets_others_go(&mut self) -> bool {
+        if self.settled() {
+            return true;
+        }
+        let Some(look) = Look::at(self.id) else { return true };
+        let computed = look.ticks.saturating_sub(*self.free_at.get_or_insert(look.ticks));
+        let since = self.free_since.elapsed();
+        computed >= PATIENCE_TICKS || look.sleeps() && since > PATIENCE || since > PATIENCE_AT_MOST
+    }
+
     /// Whether it sleeps at this moment.
     pub fn asleep(&self) -> bool {
         Look::at(self.id).is_none_or(|look| look.sleeps())
@@ -127,14 +156,18 @@ impl Thread {
 pub struct Look {
     /// R, S, D, T, t, Z ...: proc(5).
     pub state: u8,
+    /// Processor time used so far, in hundredths of a second (USER_HZ).
+    pub ticks: u64,
 }
 
 impl Look {
     /// Looks at a thread; `None` once it is gone.
     pub fn at(thread: i32) -> Option<Look> {
         let stat = fs::read_to_string(format!("/proc/{thread}/stat")).ok()?;
-        let state = *stat.rsplit_once(") ")?.1.as_bytes().first()?;
-        Some(Look { state })
+        let mut fields = stat.rsplit_once(") ")?.1.split(' '); // behind the name, which may have blanks
+        let state = *fields.next()?.as_bytes().first()?;
+        let mut times = fields.skip(10).filter_map(|field| field.parse::<u64>().ok());
+        Some(Look { state, ticks: times.next()? + times.next()? })
     }
 
     /// Asleep in the kernel, with (S) or without (D) an ear for signals; a parent in vfork is in D.

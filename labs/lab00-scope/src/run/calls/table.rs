@@ -48,6 +48,7 @@ pub enum Arg {
     PairBack,
     PollFds,
     Set,
+    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "select(2) is pselect6 there"))]
     TimeVal,
     TimeSpec,
     SignalSet,

@@ -21,8 +21,6 @@ use super::threads::{Inside, Place};
 use super::tracer::Tracer;
 use super::wire::Wire;
 
-/// A thread that computes is waited for as long after each of its calls, so that the same run has the same order.
-const PATIENCE: Duration = Duration::from_millis(200);
 /// A call that neither ends nor sleeps makes room after this long.
 const LONGEST_STEP: Duration = Duration::from_secs(2);
 
@@ -143,7 +141,7 @@ impl<'a> Engine<'a> {
         self.tracer.threads.values_mut().all(|thread| match thread.place {
             // Whoever was seen asleep and has been woken is on its way back to us.
             Place::Inside(_) => thread.asleep() || self.last_step.elapsed() > LONGEST_STEP,
-            Place::Runs | Place::Ends => thread.free_since.elapsed() > PATIENCE || thread.settled(),
+            Place::Runs | Place::Ends => thread.lets_others_go(),
             _ => true,
         })
     }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 
-use super::super::model::{Call, Cause, Event, Segment, StateChange, What};
+use super::super::model::{Call, Cause, Event, What};
 use super::super::tracer::Report;
 use super::super::wire::Wire;
 use super::Engine;
@@ -14,19 +14,19 @@ const LONGEST_DELAY: Duration = Duration::from_millis(250);
 
 impl Engine<'_> {
     /// Shows a step. Whether its call was shown, too.
-    pub(super) fn show(&mut self, call: Call, segments: Vec<Segment>, changes: Vec<StateChange>) -> Result<bool> {
-        let (shown, sent) = (self.is_shown(&call), !segments.is_empty());
-        if shown || sent || !changes.is_empty() {
+    pub(super) fn show(&mut self, call: Call, seen: Vec<What>) -> Result<bool> {
+        let (shown, any) = (self.is_shown(&call), !seen.is_empty());
+        if shown || any {
             self.told(call.process as i32)?;
         }
         if shown {
             self.emit(What::Call(call))?;
         }
-        self.show_wire(segments, changes)?;
-        if self.settles && sent {
+        self.show_seen(seen)?;
+        if self.settles && any {
             self.settle()?;
         }
-        if shown || sent {
+        if shown || any {
             self.signals.sleep(self.slow)?; // Ctrl-C cuts it short
         }
         Ok(shown)
@@ -53,22 +53,18 @@ impl Engine<'_> {
         let began = Instant::now();
         while self.segments.in_flight() && began.elapsed() < LONGEST_DELAY {
             self.signals.sleep(Duration::from_millis(1))?;
-            let (segments, changes) = self.gather(Cause::Timer, None, false)?;
-            self.show_wire(segments, changes)?;
+            let seen = self.gather(Cause::Timer, None, false)?;
+            self.show_seen(seen)?;
         }
         Ok(())
     }
 
-    pub(super) fn show_wire(&mut self, segments: Vec<Segment>, changes: Vec<StateChange>) -> Result<()> {
-        for segment in segments {
-            self.emit(What::Segment(segment))?;
-        }
+    /// Segments and states.
+    pub(super) fn show_seen(&mut self, seen: Vec<What>) -> Result<()> {
+        seen.into_iter().try_for_each(|what| self.emit(what))?;
         let lost = self.wire.as_ref().map_or(Ok(0), Wire::lost)?;
         if lost > 0 {
             self.emit(What::Lost { packets: lost })?;
-        }
-        for change in changes {
-            self.emit(What::State(change))?;
         }
         self.sinks.iter_mut().try_for_each(|sink| sink.step())
     }
@@ -108,8 +104,8 @@ impl Engine<'_> {
                     if of.told {
                         self.emit(What::Ended { process: process as u32, how })?;
                     }
-                    let (segments, changes) = self.gather(Cause::End(process as u32), None, true)?;
-                    self.show_wire(segments, changes)?;
+                    let seen = self.gather(Cause::End(process as u32), None, true)?;
+                    self.show_seen(seen)?;
                 }
                 Report::Note(process, text) => {
                     self.told(process)?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 
 use super::super::calls::socket_inode;
-use super::super::model::{Call, Cause, Mark, Phase, Protocol, Segment, Socket, StateChange};
+use super::super::model::{Call, Cause, Mark, Phase, Protocol, Segment, Socket, What};
 use super::super::threads::{Inside, Place};
 use super::Engine;
 
@@ -21,10 +21,10 @@ impl Engine<'_> {
         if let Some(command) = self.command_of(process) {
             command.ready = true;
         }
-        let (segments, changes) = self.look(&inside)?;
+        let seen = self.look(&inside)?;
         let mut call = call(id, process, &inside, None);
         call.phase = Phase::Waits;
-        let shown = self.show(call, segments, changes)?;
+        let shown = self.show(call, seen)?;
         if let Some(Place::Inside(inside)) = self.tracer.threads.get_mut(&id).map(|thread| &mut thread.place) {
             inside.wait_shown = shown;
         }
@@ -53,7 +53,7 @@ impl Engine<'_> {
         for inode in [inside.call.socket_inode(id), i32::try_from(result).ok().and_then(|fd| socket_inode(id, fd))] {
             inode.into_iter().for_each(|inode| self.states.own(inode, process as u32));
         }
-        let (segments, changes) = self.look(&inside)?;
+        let seen = self.look(&inside)?;
         let mut call = call(id, process, &inside, Some(result));
         let known = |inode: Option<u64>| inode.map(|inode| self.states.socket(inode));
         if result >= 0 && call.name.starts_with("accept") {
@@ -65,48 +65,43 @@ impl Engine<'_> {
         if let Some(socket) = call.socket.iter().find(|socket| socket.protocol == "NETLINK" && !self.shows_all) {
             self.tracer.unseen.insert(socket.inode);
         }
-        self.show(call, segments, changes)?;
+        self.show(call, seen)?;
         if let Some(thread) = self.tracer.threads.get_mut(&id) {
-            thread.free_since = Instant::now();
+            thread.set_free();
         }
         self.tracer.go_on(id, None);
         Ok(())
     }
 
     /// What the wire and the table have to say after a call.
-    pub(super) fn look(&mut self, inside: &Inside) -> Result<(Vec<Segment>, Vec<StateChange>)> {
+    pub(super) fn look(&mut self, inside: &Inside) -> Result<Vec<What>> {
         let first = inside.socket.as_ref().and_then(|socket| socket.local);
         let dump = inside.call.may_change_a_state();
-        let (mut segments, changes) = self.gather(Cause::Call(inside.number), first, dump)?;
+        let mut seen = self.gather(Cause::Call(inside.number), first, dump)?;
         let socket = inside.socket.as_ref().map(|socket| self.states.socket(socket.inode));
-        for segment in &mut segments {
+        for what in &mut seen {
+            let What::Segment(segment) = what else { continue };
             let own = segment.cause == Cause::Call(inside.number);
             if own && !(inside.call.may_send() && touches(socket.as_ref(), segment)) {
                 segment.cause = if segment.is_timers() { Cause::Timer } else { Cause::Unknown };
             }
         }
-        Ok((segments, changes))
+        Ok(seen)
     }
 
     /// Segments, and the states behind them; `dump`: a state may have changed without a segment.
-    pub(super) fn gather(
-        &mut self,
-        cause: Cause,
-        first: Option<SocketAddr>,
-        dump: bool,
-    ) -> Result<(Vec<Segment>, Vec<StateChange>)> {
-        let mut segments = self.take_segments(cause)?;
-        let mut changes = Vec::new();
-        while dump || !segments.is_empty() {
-            let now = self.states.changes(&self.networks, first)?;
-            if now.is_empty() {
+    pub(super) fn gather(&mut self, cause: Cause, first: Option<SocketAddr>, dump: bool) -> Result<Vec<What>> {
+        let mut seen: Vec<What> = self.take_segments(cause)?.into_iter().map(What::Segment).collect();
+        while dump || !seen.is_empty() {
+            let changes = self.states.changes(&self.networks, first)?;
+            if changes.is_empty() {
                 break;
             }
-            // A timer may act between the two looks: the segment that explains a state is looked for once more.
-            changes.extend(now);
-            segments.extend(self.take_segments(cause)?);
+            seen.extend(changes.into_iter().map(What::State));
+            // A timer may act between the two looks: its segment, and the states behind it, come next.
+            seen.extend(self.take_segments(cause)?.into_iter().map(What::Segment));
         }
-        Ok((segments, changes))
+        Ok(seen)
     }
 
     /// The segments since the last look; a call that was let in before and sends now is told from the one of this step.
@@ -153,8 +148,8 @@ impl Engine<'_> {
     /// What the instruments and the sinks fail with.
     pub fn between_steps(&mut self, timers: bool) -> Result<()> {
         let cause = if self.idle() { Cause::Timer } else { Cause::Unknown };
-        let (segments, changes) = self.gather(cause, None, timers)?;
-        self.show_wire(segments, changes)?;
+        let seen = self.gather(cause, None, timers)?;
+        self.show_seen(seen)?;
         Ok(())
     }
 }

@@ -120,7 +120,8 @@ impl Tracer {
     pub(super) fn find_nameless(&mut self) {
         let ids: Vec<i32> = self.threads.values().filter(|thread| thread.stopped_at.is_none()).map(|t| t.id).collect();
         for id in ids {
-            if let Ok(info) = ptrace::getsiginfo(Pid::from_raw(id)) {
+            let info = ptrace::getsiginfo(Pid::from_raw(id)).ok();
+            if let Some(info) = info.filter(|info| info.si_signo >= 32) {
                 self.note(id, format!("real-time signal {} is not passed on by this tool", info.si_signo));
                 self.go_on(id, None);
             } else if Look::at(id).is_none() {

@@ -1,5 +1,6 @@
 //! What ptrace(2) reports, thread by thread: it tells where each stands, and lets go whoever has nothing to show.
 
+mod ends;
 mod jobs;
 
 use std::collections::{BTreeMap, HashSet};
@@ -15,7 +16,7 @@ use nix::unistd::Pid;
 
 use super::calls::{Entered, hides_sockets};
 use super::registers;
-use super::threads::{Place, Thread, family, program};
+use super::threads::{Place, Thread, family};
 
 /// The kernel's word for a stop that is no signal's: include/uapi/linux/ptrace.h.
 const PTRACE_EVENT_STOP: i32 = 128;
@@ -61,6 +62,8 @@ pub struct Tracer {
     doomed: HashSet<i32>,
     /// Processes of another architecture, which were told.
     foreign: HashSet<i32>,
+    /// How long the threads that have ended lived, all together.
+    pub lived: Duration,
     /// How long threads stood still because of us, all together.
     pub stopped: Duration,
     /// How often.
@@ -191,41 +194,6 @@ impl Tracer {
                 self.go_on(id, None);
             }
             None => self.go_on(id, None),
-        }
-    }
-
-    /// A process runs another program: its other threads are gone, and the one that called has the process's number.
-    fn executed(&mut self, id: i32) {
-        self.threads.retain(|_, thread| thread.process != id || thread.id == id);
-        self.set(id, Place::Runs);
-        if let Some(process) = self.processes.get_mut(&id) {
-            process.program = program(id);
-            process.began = true;
-            self.reports.push(Report::Began(id));
-        }
-        self.go_on(id, None);
-    }
-
-    /// The last thread of a process waits for its turn: its end closes the descriptors.
-    fn exits(&mut self, id: i32) {
-        let process = self.threads.get(&id).map_or(id, |thread| thread.process);
-        let others = |thread: &&Thread| thread.process == process && thread.id != id;
-        let alone = self.threads.values().filter(others).all(|thread| matches!(thread.place, Place::Ends));
-        if alone && self.processes.get(&process).is_some_and(|process| process.began) {
-            self.set(id, Place::AsksToEnd);
-        } else {
-            self.set(id, Place::Ends);
-            self.go_on(id, None);
-        }
-    }
-
-    fn gone(&mut self, id: i32, how: String, status: i32) {
-        self.stands_still_no_more(id);
-        self.threads.remove(&id);
-        // The number of a process is that of its first thread, whose end is told when all others are gone.
-        if let Some(of) = self.processes.remove(&id) {
-            self.threads.retain(|_, thread| thread.process != id);
-            self.reports.push(Report::Ended { process: id, of, how, status });
         }
     }
 
