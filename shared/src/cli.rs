@@ -40,7 +40,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
     /// Draw what the named experiments call, send and change: lab00-scope's run of them
-    #[arg(long, requires = "names", conflicts_with_all = ["list", "pause", "predict"])]
+    #[arg(long, requires = "names", conflicts_with_all = ["list", "pause", "predict", "record"])]
     pub wire: bool,
     /// Deal the answers anew; 0 deals them as the sheets show them
     #[arg(long, value_name = "N", default_value_t = 0)]

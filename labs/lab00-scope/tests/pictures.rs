@@ -294,6 +294,7 @@ const TRIES: usize = 3;
 /// A line without what differs from run to run: numbers, pauses, how wide a column is.
 fn masked(line: &str) -> String {
     let is_stamp = |word: &str| word.starts_with('+') && word.ends_with('s') && word.contains('.');
+    let line = line.replace(", process ", " "); // left out where the number is long
     let words = line.split_whitespace().filter(|word| !is_stamp(word));
     let mut masked = String::new();
     for character in words.collect::<Vec<_>>().join(" ").chars() {

@@ -1,7 +1,7 @@
 //! A step: the call that was made, the segments that it sent, the states that it changed.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::Result;
 
@@ -94,12 +94,17 @@ impl Engine<'_> {
         let mut seen: Vec<What> = self.take_segments(cause)?.into_iter().map(What::Segment).collect();
         while dump || !seen.is_empty() {
             let changes = self.states.changes(&self.networks, first)?;
+            let looked_at = SystemTime::now();
             if changes.is_empty() {
                 break;
             }
+            // A segment may have come between the two looks. If it is older than the table, so may be what it did to the
+            // states: it stands before them. What it did is then told late, and never before its cause.
+            let (before, after): (Vec<_>, Vec<_>) =
+                self.take_segments(cause)?.into_iter().partition(|segment| segment.taken_at <= looked_at);
+            seen.extend(before.into_iter().map(What::Segment));
             seen.extend(changes.into_iter().map(What::State));
-            // A timer may act between the two looks: its segment, and the states behind it, come next.
-            seen.extend(self.take_segments(cause)?.into_iter().map(What::Segment));
+            seen.extend(after.into_iter().map(What::Segment));
         }
         Ok(seen)
     }
