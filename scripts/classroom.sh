@@ -51,7 +51,7 @@ set -euo pipefail
 # replaced; PANES by the process ids of the shells.
 threads='watch -n 1 ps -L -o pid,tid,stat,psr,comm --ppid PANES'
 classrooms="
-lab00-scope|- 7000|0^run --slow 200 --inet -- nc -nlv PORT --and --after Listening nc -nN 127.0.0.1 PORT
+lab00-scope|- 7000|0^run --slow 200 --brief -- nc -nlv PORT --and --after Listening nc -nN 127.0.0.1 PORT
 lab01-create|- -|hold --seconds 3600|hold --type stream --seconds 3600|39>scripts/fds.sh --below PANES --watch
 lab02-bind|udp 7020|hold PORT|hold PORT --tcp|hold 127.0.0.2:PORT
 lab03-datagram|udp 7030|receive PORT --count 0|send PORT --bind 127.0.0.1:NEXT
