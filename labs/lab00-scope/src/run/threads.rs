@@ -121,6 +121,8 @@ impl Thread {
     pub fn settled(&mut self) -> bool {
         match Look::at(self.id) {
             None => true, // it is gone; waitpid tells
+            // The main thread has ended before the others: it is told of once they have ended, too.
+            Some(Look { state: b'Z' | b'X', .. }) => true,
             Some(look) if look.sleeps() => self.asleep_since.get_or_insert_with(Instant::now).elapsed() >= SETTLED,
             Some(_) => {
                 self.asleep_since = None;
