@@ -360,8 +360,8 @@ fn a_kept_connection_serves_one_request_after_the_other() {
 fn what_cannot_be_played_or_served_is_said() {
     let vote =
         |listen: &str, args: &[&str]| failed(Command::new(LAB).args(["vote", "--listen", listen, "--"]).args(args));
-    let (code, stderr) = vote("0", &["lab98", "demo"]);
-    assert!(code == 2 && stderr.starts_with("lab00: there is no lab98 in "), "{stderr}");
+    let (code, stderr) = vote("0", &["lab97", "demo"]);
+    assert!(code == 2 && stderr.starts_with("lab00: there is no lab97 in "), "{stderr}");
     let (code, stderr) = vote("0", &["chat", "demo"]);
     assert_eq!((code, stderr.as_str()), (2, "lab00: 'chat' is no lab: say lab07, or a path\n"));
     let lab = played();
