@@ -124,6 +124,7 @@ start_rabbitmq() {
     # Erlang's own ports: on loopback, not those of another broker, and below
     # those that the kernel gives to clients.
     free_port $((20000 + port % 5000))
+    export ERL_CRASH_DUMP_SECONDS=0 # no erl_crash.dump in the folder of whoever asks
     export ERL_EPMD_ADDRESS=127.0.0.1 ERL_EPMD_PORT=$free
     free_port $((26000 + port % 5000))
     export RABBITMQ_DIST_PORT=$free
