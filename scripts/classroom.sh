@@ -16,10 +16,10 @@
 # from DIR and builds nothing. Running it again starts afresh.
 #
 # Needs:    tmux (package tmux), cargo unless --bin is given, and a terminal of
-#           at least 100x30 (--scope: 102x30). No root. It has a tmux server of its own (tmux -L
-#           labkit, without ~/.tmux.conf): your own tmux is left alone. Called
-#           inside it, your terminal changes over to the classroom and comes
-#           back when you leave.
+#           at least 100x30 (--scope: 102x30). No root. It has a tmux server of
+#           its own (tmux -L labkit, without ~/.tmux.conf): your own tmux is left
+#           alone. Called inside it, your terminal changes over to the classroom
+#           and comes back when you leave.
 #
 # How to read it
 #   Each program runs in a shell. Ctrl-C or Ctrl-D ends a program, Up and Enter
