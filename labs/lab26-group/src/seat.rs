@@ -146,6 +146,7 @@ impl<'a> Seat<'a> {
             let told = match event {
                 Event::Delivered(item) => format!("{}: {}", self.name(item.from), escaped(item.text.as_bytes())),
                 Event::Here(id) => format!("* {} is here", self.name(id)),
+                Event::Dead(id, 0) if !self.names.contains_key(&id) => continue, // it was gone before this member came
                 Event::Dead(id, 0) => format!("* {} is dead, say others", self.name(id)),
                 Event::Dead(id, beats) => format!("* {} is dead: silent for {beats} heartbeats", self.name(id)),
                 Event::Left(id) => format!("* {} has left", self.name(id)),

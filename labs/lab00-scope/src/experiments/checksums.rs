@@ -39,7 +39,7 @@ pub fn same_bytes(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         observed,
-        "the kernel knows that the first one has no sum yet; no byte in the packet says so",
+        "no: the kernel knows that the first one has no sum yet; no byte in the packet says so",
     )
 }
 

@@ -30,7 +30,7 @@ pub fn close_returns(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: "FIN-WAIT-1 and ESTABLISHED".into() },
     )?;
     let observed = scene.observed(stage)?;
-    stage.verdict(question, observed, "close leaves the FIN to the kernel, which repeats it until the ACK comes")
+    stage.verdict(question, observed, "no: close leaves the FIN to the kernel, which repeats it until the ACK comes")
 }
 
 pub fn close_returns_scene(scene: &mut Scene) -> Result<String> {

@@ -39,11 +39,7 @@ pub fn one_send(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: "several".into() },
     )?;
     let observed = scene.observed(stage)?;
-    stage.verdict(
-        question,
-        observed,
-        "a network card cuts long segments, behind the capture; lo has none, and leaves them long",
-    )
+    stage.verdict(question, observed, "no: a network card cuts long segments, behind the capture; lo leaves them long")
 }
 
 pub fn one_send_scene(scene: &mut Scene) -> Result<String> {

@@ -29,6 +29,8 @@ const BUFFER: usize = 32 << 20;
 const LARGEST: usize = 256 << 10;
 /// What was sent arrives at once, unless something on the way drops it.
 const ARRIVAL_LIMIT: Duration = Duration::from_millis(50);
+/// No look takes longer, however much is sent.
+const TAKE_LIMIT: Duration = Duration::from_secs(1);
 /// sll_pkttype of what this machine sends.
 const PACKET_OUTGOING: u8 = 4;
 
@@ -88,10 +90,13 @@ impl Wire {
     pub fn take(&mut self) -> Result<Vec<Packet>> {
         let began = Instant::now();
         loop {
+            let pending = self.softirqs.pending(); // asked first: what was handed on before is read now
             self.read()?;
-            let all_arrived = self.sent.iter().all(|packet| packet.arrived);
-            if all_arrived && !self.softirqs.pending() || began.elapsed() >= ARRIVAL_LIMIT {
-                self.read()?;
+            // Each packet has its own time to arrive: the last one may have been sent just now.
+            let is_old = |packet: &Packet| packet.taken_at.elapsed().is_ok_and(|age| age >= ARRIVAL_LIMIT);
+            let settled = self.sent.iter().all(|packet| packet.arrived || is_old(packet));
+            let waited = began.elapsed();
+            if settled && (!pending || waited >= ARRIVAL_LIMIT) || waited >= TAKE_LIMIT {
                 return Ok(self.sent.drain(..).collect());
             }
             std::thread::sleep(Duration::from_micros(200)); // bounded by the limit above

@@ -251,6 +251,7 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
     let fast_open = MsgFlags::from_bits_retain(nix::libc::MSG_FASTOPEN);
     let sent = sendto(client_fd, b"tfo", &SockaddrIn::from(addr), fast_open);
     stage.client(format_args!("sendto({client_fd}, \"tfo\", 3, MSG_FASTOPEN, {server_addr}) = {}", returned(&sent)));
+    let mut accepted = None; // open to the end, so that its descriptor is nobody else's
     let observed = match sent {
         Ok(_) => {
             let pair = Pair::of(&client_sock)?;
@@ -262,14 +263,17 @@ pub fn no_connect(stage: &mut Stage) -> Result<Verdict> {
             let bytes_read = recv(conn_fd, &mut buffer, MsgFlags::empty()).at("recv", server_addr)?;
             stage.server(format_args!("recv({conn_fd}, 8) = {bytes_read}"));
             ensure!(&buffer[..bytes_read] == b"tfo", "the server read {:?}", &buffer[..bytes_read]);
+            accepted = Some(conn_sock);
             Without::Sent
         }
         Err(errno) => Without::Refused(errno),
     };
     let other_sock = client_socket()?;
-    let plain = send(other_sock.as_raw_fd(), b"tfo", MsgFlags::empty());
-    stage.client(format_args!("send({}, \"tfo\", 3) = {}", other_sock.as_raw_fd(), returned(&plain)));
-    ensure!(plain == Err(Errno::EPIPE), "without a connection send returned {plain:?}");
+    let other_fd = other_sock.as_raw_fd();
+    let plain = sendto(other_fd, b"tfo", &SockaddrIn::from(addr), MsgFlags::empty());
+    stage.say("other", format_args!("sendto({other_fd}, \"tfo\", 3, 0, {server_addr}) = {}", returned(&plain)));
+    ensure!(plain == Err(Errno::EPIPE), "without the flag sendto returned {plain:?}");
+    drop(accepted);
     stage.verdict(question, observed, "MSG_FASTOPEN connects and sends in one call; without the flag: EPIPE")
 }
 

@@ -24,7 +24,8 @@ const CLIENTS: usize = 10;
 
 pub fn backlog(stage: &mut Stage) -> Result<Verdict> {
     let question = stage.ask(
-        "Nobody accepts. With listen(fd, 0), listen(fd, 1) and listen(fd, 5): how many clients get connected?",
+        "Nobody accepts. Clients connect, one after the other, until one gets no answer. With listen(fd, 0), listen(fd, 1) and \
+         listen(fd, 5): how many get connected?",
         [("0, 1 and 5", [0, 1, 5]), ("1, 2 and 6", [1, 2, 6]), ("1, 1 and 5", [1, 1, 5]), ("5, 5 and 5", [5, 5, 5])],
         Predicts { source: Some([0, 1, 5]), kit: [1, 2, 6] },
     )?;

@@ -60,6 +60,8 @@ pub fn unread_input(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: Arrives::Part },
     )?;
     let before = Counters::read()?;
+    // While the class looked at the question, more may have gone: the kernel probes the full window.
+    stage.say("kernel", format_args!("server unsent {} just before close", window::unsent_bytes(&conn_sock)?));
     drop(conn_sock); // close(2)
     stage.server(format_args!("close({conn_fd}) = 0"));
     let (bytes_read, end) = read_to_the_end(stage, &client_sock);

@@ -33,11 +33,11 @@ pub fn closes_first(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: None, kit: [(true, false), (false, true)] },
     )?;
 
-    stage.say("first", "the client closes connection 1");
+    stage.say("case 1", "the client closes first");
     let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let client_first = one_first(stage, ("client", client_sock), ("server", conn_sock))?;
 
-    stage.say("first", "the server closes connection 2");
+    stage.say("case 2", "another connection; the server closes first");
     let (client_sock, conn_sock) = connected_pair(&listen_sock, server_addr)?;
     let (server, client) = one_first(stage, ("server", conn_sock), ("client", client_sock))?;
 

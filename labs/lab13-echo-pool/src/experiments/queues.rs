@@ -39,7 +39,7 @@ pub fn one_at_a_time(stage: &mut Stage) -> Result<Verdict> {
     stage.verdict(
         question,
         observed,
-        "the kernel completes the handshake and keeps the bytes; the program takes one at a time",
+        "the kernel completes every handshake and keeps the bytes; only accept is one at a time",
     )
 }
 
@@ -52,7 +52,7 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
     stage.server(server.line_with(&format!("main: accepted {}", second.local))?);
 
     let question = stage.ask(
-        "One thread is busy, the queue holds one. Clients 3 and 4 connect. Where is client 4 now?",
+        "One thread is busy, the queue has room for one. Clients 3 and 4 connect. Where is client 4 now?",
         [
             ("in the program's queue: it grows", Some(Place::Program)),
             ("in the kernel's accept queue", Some(Place::KernelsQueue)),
@@ -76,7 +76,7 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
         let told = match pair.local {
             local if log.contains(&format!("serves {local}")) => "accepted, and served",
             local if log.contains(&format!("accepted {local}")) => "accepted, and not served",
-            _ => "nothing said",
+            _ => "not accepted",
         };
         stage.say("kernel", format_args!("{name}  {descriptor:<13}  server: {told}"));
         places.push(seen);
