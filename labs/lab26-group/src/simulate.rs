@@ -42,7 +42,7 @@ pub fn run(args: &SimulateArgs) -> Result<ExitCode> {
     }
     let sum = sent.values().sum::<u64>();
     let kinds: Vec<String> = sent.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-    screen.line(format_args!("runs      {}, {texts} texts said, {lives} members declared dead while alive", args.runs));
+    screen.line(format_args!("runs      {}, {texts} texts said; declared dead while alive: {lives}", args.runs));
     screen.line(screen.hang("sent      ", &format!("{sum}: {}", kinds.join(", "))));
     screen.line(format_args!("arrived   {received}, lost on the way {lost}"));
     screen.line(format_args!("promises  broken in {broken} of {} runs", args.runs));

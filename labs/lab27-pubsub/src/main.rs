@@ -20,12 +20,14 @@
 //! ends on-line).
 //! Source: notes ch.6, Indirect communication; Tables 6.1 and 6.2; Publish-subscribe systems; Message queues.
 //! Read: MQTT 3.1.1 (OASIS) 3.1.2.4 Clean Session, 3.3.1.3 RETAIN, 4.1 Storing state, 4.3 Quality of Service;
+//! MQTT 5.0 (OASIS) 3.1.2.11.2 Session Expiry Interval, 3.4.2.1 PUBACK Reason Code;
 //! AMQP 0-9-1, 1.8.3 The Basic Class; RabbitMQ: Consumer Acknowledgements and Publisher Confirms.
 
 mod board;
 mod broker;
 mod experiments;
 mod mqtt;
+mod mqtt5;
 mod on_hosts;
 mod publish;
 mod queue;
@@ -55,6 +57,7 @@ Examples:
   lab27-pubsub publish letters 'Dear Ann'          terminal 3
   lab27-pubsub publish letters - < FILE            each line is a message
   lab27-pubsub publish state on --retain           kept for whoever comes later
+  lab27-pubsub publish news rain --mqtt5           not by the embedded broker
   lab27-pubsub worker                              takes tasks; Enter confirms
   lab27-pubsub task 'wash up' 'sweep'              puts two into the queue
   lab27-pubsub queue take                          the same from RabbitMQ
@@ -62,7 +65,8 @@ Examples:
   lab27-pubsub board --publish 'Hello world!'      the message board as topics
   lab27-pubsub tell 127.0.0.1:7777 Hello           the same without a broker
 
---broker ADDRESS:PORT takes any MQTT 3.1.1 broker instead of 127.0.0.1:1883.";
+--broker ADDRESS:PORT takes any MQTT 3.1.1 broker instead of 127.0.0.1:1883.
+--mqtt5 needs one that speaks MQTT 5: scripts/broker.sh mosquitto start";
 
 #[derive(Parser)]
 #[command(version, about = "Publish and subscribe through a broker (MQTT)", after_help = EXAMPLES)]
@@ -135,6 +139,9 @@ struct PublishArgs {
     /// The broker keeps it for whoever subscribes later, until the next one
     #[arg(long)]
     retain: bool,
+    /// MQTT 5: the answer has a reason
+    #[arg(long)]
+    mqtt5: bool,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -147,6 +154,12 @@ struct SubscribeArgs {
     /// The broker keeps messages for this name while it is off-line
     #[arg(long, value_name = "NAME", value_parser = mqtt::name)]
     session: Option<String>,
+    /// MQTT 5: a session may have an end
+    #[arg(long)]
+    mqtt5: bool,
+    /// The broker forgets the session so long after its owner has left
+    #[arg(long, value_name = "SECONDS", requires_all = ["mqtt5", "session"])]
+    expires: Option<u32>,
     /// 0: at most once, 1: at least once, 2: exactly once
     #[arg(long, default_value_t = 1, value_parser = value_parser!(u8).range(0..=2))]
     qos: u8,

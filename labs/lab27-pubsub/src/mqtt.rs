@@ -18,15 +18,15 @@ use shared::{At, Stop};
 /// The longest text. The embedded broker takes no longer packet than 1 MiB.
 pub const LONGEST: usize = 1_000_000;
 /// The longest packet; a topic has at most 65,535 bytes.
-const PACKET: usize = LONGEST + 70_000;
+pub const PACKET: usize = LONGEST + 70_000;
 /// Messages that are sent and not acknowledged yet, at most.
-const IN_FLIGHT: u16 = 100;
+pub const IN_FLIGHT: u16 = 100;
 /// Requests that wait until rumqttc's thread takes them.
-const REQUESTS: usize = 1000;
+pub const REQUESTS: usize = 1000;
 /// How often a program that waits looks whether it shall stop.
-const STEP: Duration = Duration::from_millis(50);
+pub const STEP: Duration = Duration::from_millis(50);
 /// How long a client that ends waits until its DISCONNECT is sent.
-const GOODBYE: Duration = Duration::from_secs(1);
+pub const GOODBYE: Duration = Duration::from_secs(1);
 /// And then until the broker closes the connection, as MQTT 3.1.1 3.14.4 asks it to.
 const CLOSED: Duration = Duration::from_secs(10);
 
@@ -299,7 +299,8 @@ fn told(error: ConnectionError, addr: SocketAddr) -> Error {
     }
 }
 
-fn call(name: &'static str, error: io::Error, addr: SocketAddr) -> Error {
+/// A call that failed, as the labs print it.
+pub fn call(name: &'static str, error: io::Error, addr: SocketAddr) -> Error {
     match Err::<(), _>(error).at(name, addr) {
         Err(error) => error.into(),
         Ok(()) => anyhow!("{name} {addr}"),

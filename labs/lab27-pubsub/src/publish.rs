@@ -8,6 +8,7 @@ use shared::{Pause, Screen, Stop};
 use crate::{
     PublishArgs,
     mqtt::{self, As, Mqtt, Until},
+    mqtt5::Mqtt5,
     work::typed,
 };
 
@@ -23,12 +24,22 @@ pub fn run(args: &PublishArgs) -> Result<()> {
 
     pause.before(&mut screen, format_args!("CONNECT to {addr}"));
     let name = format!("publish-{}", id());
-    let mut mqtt = Mqtt::connect(addr, As::guest(&name), Until::Stop(&stop))?;
+    let mut client = if args.mqtt5 {
+        Speaks::Five(Mqtt5::connect(addr, &name, None, &stop)?)
+    } else {
+        Speaks::Three(Mqtt::connect(addr, As::guest(&name), Until::Stop(&stop))?)
+    };
 
     let mut publish = |text: &[u8]| {
         pause.before(&mut screen, format_args!("PUBLISH to {}, {} bytes", args.topic, text.len()));
-        mqtt.publish(&args.topic, text, mqtt::qos(args.qos), args.retain)?;
-        screen.line(format_args!("{}: {}", args.topic, ANSWERS[usize::from(args.qos)]));
+        let answer = match &mut client {
+            Speaks::Three(mqtt) => {
+                mqtt.publish(&args.topic, text, mqtt::qos(args.qos), args.retain)?;
+                ANSWERS[usize::from(args.qos)]
+            }
+            Speaks::Five(mqtt) => mqtt.publish(&args.topic, text, args.qos, args.retain)?,
+        };
+        screen.line(format_args!("{}: {answer}", args.topic));
         Ok(())
     };
     match args.text.as_str() {
@@ -37,8 +48,14 @@ pub fn run(args: &PublishArgs) -> Result<()> {
     }
 
     pause.before(&mut screen, "DISCONNECT");
-    drop(mqtt);
+    drop(client);
     Ok(())
+}
+
+/// MQTT 3.1.1 or 5.
+enum Speaks<'a> {
+    Three(Mqtt<'a>),
+    Five(Mqtt5<'a>),
 }
 
 /// Standard input, line by line, up to its end.

@@ -9,6 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use kernel::Patience;
 use lapin::{
     BasicProperties, Channel, Connection, ConnectionProperties, ErrorKind,
     message::{Delivery, DeliveryResult},
@@ -29,6 +30,8 @@ use crate::{AmqpArgs, PutArgs, mqtt::Stopped, work::enter};
 
 /// How often a program that waits looks whether it shall stop.
 const STEP: Duration = Duration::from_millis(50);
+/// From connect to an open channel, at most. RabbitMQ takes a connection before it can serve it, and then needs seconds.
+const CONNECT: Duration = Duration::from_secs(10);
 /// Delivery mode 2 of AMQP: the broker writes the message to its disk before it acknowledges it.
 const PERSISTENT: u8 = 2;
 /// Tasks that a taker has and has not acknowledged, at most.
@@ -113,7 +116,7 @@ impl<'a> Amqp<'a> {
             let channel = connection.create_channel().await?;
             Ok((connection, channel))
         };
-        let (connection, channel) = wait(&runtime, stop, addr, opened)?;
+        let (connection, channel) = wait(&runtime, stop, addr, Some(CONNECT), opened)?;
         let amqp = Amqp { runtime, connection, channel, addr, stop };
         pause.before(screen, format_args!("queue.declare {}, durable", args.queue));
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
@@ -122,7 +125,7 @@ impl<'a> Amqp<'a> {
     }
 
     fn wait<T>(&self, step: impl Future<Output = lapin::Result<T>>) -> Result<T> {
-        wait(&self.runtime, self.stop, self.addr, step)
+        wait(&self.runtime, self.stop, self.addr, None, step) // AMQP's heartbeats notice a broker that is silent
     }
 
     /// The next task; `None` once the broker sends no more.
@@ -145,22 +148,28 @@ impl<'a> Amqp<'a> {
     }
 }
 
-/// Waits until a step is done, and for Ctrl-C beside it.
+/// Waits until a step is done, and for Ctrl-C and the limit beside it.
 fn wait<T>(
     runtime: &Runtime,
     stop: &Stop,
     addr: SocketAddr,
+    limit: Option<Duration>,
     step: impl Future<Output = lapin::Result<T>>,
 ) -> Result<T> {
-    let stopped = async {
+    let mut patience = limit.map(Patience::new);
+    let given_up = async {
         while !stop.requested() {
+            if patience.as_mut().is_some_and(Patience::is_over) {
+                return anyhow!("connect {addr}: no answer within {CONNECT:?}; is it a broker of AMQP 0-9-1?");
+            }
             sleep(STEP).await;
         }
+        Error::new(Stopped)
     };
     runtime.block_on(async {
         select! {
             done = step => done.map_err(|error| told(&error, addr)),
-            () = stopped => Err(Error::new(Stopped)),
+            error = given_up => Err(error),
         }
     })
 }

@@ -8,6 +8,7 @@ use shared::{Pause, Screen, Stop, escaped};
 use crate::{
     SubscribeArgs,
     mqtt::{self, As, Mqtt, Until},
+    mqtt5::{FOR_EVER, Mqtt5},
 };
 
 /// Shows messages until Ctrl-C.
@@ -20,19 +21,47 @@ pub fn run(args: &SubscribeArgs) -> Result<()> {
     let who = args.session.as_deref().map_or(As::guest(&guest), As::session);
 
     pause.before(&mut screen, format_args!("CONNECT to {addr}"));
+    if args.mqtt5 {
+        let seconds = args.session.as_ref().map(|_| args.expires.unwrap_or(FOR_EVER));
+        let mut mqtt = Mqtt5::connect(addr, who.name, seconds, &stop)?;
+        known(&mut screen, mqtt.remembered, who.name);
+        each(args, &mut pause, &mut screen, |topic| mqtt.subscribe(topic, args.qos))?;
+        loop {
+            let publish = mqtt.receive()?;
+            show(&mut screen, &publish.topic, &publish.payload, publish.retain);
+        }
+    }
     let mut mqtt = Mqtt::connect(addr, who, Until::Stop(&stop))?;
-    if mqtt.remembered {
-        screen.line(format_args!("The broker remembers {}", who.name));
-    }
-    for topic in &args.topics {
-        pause.before(&mut screen, format_args!("SUBSCRIBE to {topic}"));
-        mqtt.subscribe(topic, mqtt::qos(args.qos))?;
-    }
-    screen.line(format_args!("subscribed to {}; Ctrl-C ends", args.topics.join(" ")));
-
+    known(&mut screen, mqtt.remembered, who.name);
+    each(args, &mut pause, &mut screen, |topic| mqtt.subscribe(topic, mqtt::qos(args.qos)))?;
     loop {
         let publish = mqtt.receive()?;
-        let retained = if publish.retain { "  (retained)" } else { "" };
-        screen.line(format_args!("{}  {}{retained}", escaped(publish.topic.as_bytes()), escaped(&publish.payload)));
+        show(&mut screen, publish.topic.as_bytes(), &publish.payload, publish.retain);
     }
+}
+
+fn known(screen: &mut Screen, remembered: bool, name: &str) {
+    if remembered {
+        screen.line(format_args!("The broker remembers {name}"));
+    }
+}
+
+/// Subscribes to topic after topic.
+fn each(
+    args: &SubscribeArgs,
+    pause: &mut Pause,
+    screen: &mut Screen,
+    mut subscribe: impl FnMut(&str) -> Result<()>,
+) -> Result<()> {
+    for topic in &args.topics {
+        pause.before(screen, format_args!("SUBSCRIBE to {topic}"));
+        subscribe(topic)?;
+    }
+    screen.line(format_args!("subscribed to {}; Ctrl-C ends", args.topics.join(" ")));
+    Ok(())
+}
+
+fn show(screen: &mut Screen, topic: &[u8], text: &[u8], retained: bool) {
+    let retained = if retained { "  (retained)" } else { "" };
+    screen.line(format_args!("{}  {}{retained}", escaped(topic), escaped(text)));
 }

@@ -12,6 +12,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
+use socket2::{Domain, Socket, Type};
 use testkit::{
     Demo, Role, descriptors, ends_well, failed, have, interrupt, root, run, signal, skip_without, step, wait_until,
 };
@@ -61,6 +62,14 @@ fn broker() -> (Role, SocketAddr) {
     (broker, addr)
 }
 
+/// An address where nobody listens as long as its owner lives: bound, so that no one else gets it.
+fn nobody() -> (Socket, SocketAddr) {
+    let owner = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    owner.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+    let addr = owner.local_addr().unwrap().as_socket().unwrap();
+    (owner, addr)
+}
+
 /// One of the programs, at this broker.
 fn program(addr: SocketAddr, args: &[&str]) -> Command {
     let mut command = Command::new(LAB);
@@ -97,7 +106,7 @@ fn mosquitto_decides_every_claim_as_the_embedded_broker_does() {
             |line: &&str| line.contains(&format!(" {id} ")) && line.contains(verdict) || line.contains("SKIPPED");
         assert!(board.iter().any(seen), "{id}: {}", finished.stdout);
     }
-    assert_eq!(finished.stdout.matches("mosquitto, is a process of its own").count(), 6, "{}", finished.stdout);
+    assert_eq!(finished.stdout.matches("mosquitto, process ").count(), 6, "{}", finished.stdout);
 }
 
 #[test]
@@ -296,6 +305,14 @@ fn a_client_waits_until_its_broker_has_closed_the_connection() {
     ends_well(&mut client);
 }
 
+/// A port for a broker that is started by name, and `apart` from it a second one: below those that the kernel gives to
+/// others.
+fn low_port(from: u16, apart: u16) -> u16 {
+    let first = from + (std::process::id() % 1000) as u16;
+    let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok(); // closed again at once
+    (first..first + 100).find(|port| free(*port) && free(port + apart)).unwrap()
+}
+
 /// RabbitMQ of this test's own; stopped when dropped.
 struct Rabbit {
     folder: testkit::TempDir,
@@ -310,10 +327,7 @@ impl Rabbit {
         if skip_without(missing, "rabbitmq-server", "apt-get install rabbitmq-server") {
             return None;
         }
-        // Below the ports that the kernel gives to others; the experiments take theirs from 10000 on.
-        let first = 15_000 + (std::process::id() % 5000) as u16;
-        let free = |port: u16| TcpListener::bind(("127.0.0.1", port)).is_ok(); // closed again at once
-        let port = (first..first + 100).find(|port| free(*port) && free(port + 3789)).unwrap();
+        let port = low_port(15_000, 3789); // the experiments take theirs from 10000 on
         let [mqtt, amqp] = [port, port + 3789].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
         let rabbit = Rabbit { folder: testkit::TempDir::new(), mqtt, amqp };
         let up = rabbit.script(&["start", &mqtt.port().to_string()]);
@@ -391,30 +405,136 @@ fn rabbitmq_decides_what_its_queue_is_asked() {
     if skip_without(missing, "rabbitmq-server", "apt-get install rabbitmq-server") {
         return;
     }
-    let mut demo = Command::new(LAB);
-    demo.arg("worker-killed").env("LAB27_BROKER", "rabbitmq");
-    let output = demo.output().unwrap();
-    let stdout = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success(), "{stdout}");
-    for seen in ["verdict   ANSWERED   b) no ack", "(redelivered)"] {
-        assert!(stdout.contains(seen), "{seen}: {stdout}");
-    }
+    let asked = [
+        ("worker-killed", ["verdict   ANSWERED   ", "(redelivered)\""]),
+        ("broker-killed", ["verdict   CONFIRMED  ", "10 of 10 letters"]),
+    ];
+    std::thread::scope(|scope| {
+        for (id, told) in asked {
+            scope.spawn(move || {
+                let mut demo = Command::new(LAB); // it takes longer than other programs: no limit of a run here
+                let output = demo.arg(id).env("LAB27_BROKER", "rabbitmq").output().unwrap();
+                let stdout = String::from_utf8_lossy(&output.stdout);
+                assert!(output.status.success() && told.iter().all(|told| stdout.contains(told)), "{stdout}");
+            });
+        }
+    });
 }
 
 #[test]
 fn without_rabbitmq_its_experiments_are_skipped_by_name_and_a_queue_says_who_is_missing() {
     let asked = run(Command::new(LAB).args(["off-line"]).env("LAB27_BROKER", "rabbitmq"));
     assert!(asked.code() == 0 && asked.stdout.contains("SKIPPED    needs a broker of MQTT"), "{asked:?}");
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap(); // closed again at once
+    let (_held, nobody) = nobody();
     for args in [&["queue", "put", "a"][..], &["queue", "take"]] {
-        let (code, stderr) = failed(Command::new(LAB).args(args).args(["--broker", &nobody.to_string()]));
+        let (code, stderr) = failed(&mut program(nobody, args));
         assert!(code == 1 && stderr.starts_with(&format!("lab27: connect {nobody}: ECONNREFUSED (111)")), "{stderr}");
     }
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
-    let broker = silent.local_addr().unwrap().to_string();
-    let mut deaf = Role::spawn(Command::new(LAB).args(["queue", "take", "--broker", &broker])).unwrap();
+    let mut deaf = Role::spawn(&mut program(silent.local_addr().unwrap(), &["queue", "take"])).unwrap();
     let _held = silent.accept().unwrap(); // it has connected, and nobody answers
     interrupt(&mut deaf);
+}
+
+#[test]
+fn a_peer_that_never_answers_is_given_up_after_a_stated_time() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap(); // the kernel takes connections; nobody accepts or writes
+    let addr = silent.local_addr().unwrap();
+    let asked = [
+        (&["queue", "put", "a"][..], "no answer within 10s; is it a broker of AMQP 0-9-1?"),
+        (&["queue", "take"], "no answer within 10s; is it a broker of AMQP 0-9-1?"),
+        (&["publish", "letters", "hello"], "no answer in time; is it an MQTT broker?"),
+        (&["publish", "letters", "hello", "--mqtt5"], "no answer in time; is it an MQTT broker?"),
+        (&["subscribe", "letters", "--mqtt5"], "no answer in time; is it an MQTT broker?"),
+    ];
+    std::thread::scope(|scope| {
+        for (args, told) in asked {
+            scope.spawn(move || {
+                let (code, stderr) = failed(&mut program(addr, args));
+                assert!(code == 1 && stderr == format!("lab27: connect {addr}: {told}\n"), "{args:?}: {stderr}");
+            });
+        }
+    });
+}
+
+/// mosquitto of this test's own, in memory.
+fn mosquitto() -> Option<(Role, SocketAddr)> {
+    if skip_without(!Path::new("/usr/sbin/mosquitto").exists(), "mosquitto", "apt-get install mosquitto") {
+        return None;
+    }
+    let addr = SocketAddr::from(([127, 0, 0, 1], low_port(9_000, 0)));
+    let mut broker = Role::spawn(Command::new("/usr/sbin/mosquitto").args(["-c", "/dev/stdin"])).unwrap();
+    broker
+        .type_line(&format!("listener {} 127.0.0.1\nallow_anonymous true\nlog_type none\nuser root", addr.port()))
+        .unwrap();
+    broker.input = None; // the end of the settings
+    wait_until("mosquitto listening", LIMIT, || {
+        let rows = kernel::tcp_sockets(addr.port())?;
+        Ok(rows.iter().any(|row| row.state == kernel::State::Listen).then_some(()))
+    })
+    .unwrap();
+    Some((broker, addr))
+}
+
+#[test]
+fn in_mqtt_5_a_publisher_is_told_that_nobody_was_there_and_a_session_has_an_end() {
+    let Some((mut broker, addr)) = mosquitto() else { return };
+    let told = |args: &[&str]| {
+        let finished = run(&mut program(addr, &[&["publish", "letters"], args].concat()));
+        assert!(finished.code() == 0 && finished.stderr.is_empty(), "{finished:?}");
+        finished.stdout
+    };
+    assert_eq!(told(&["a"]), "letters: PUBACK\n");
+    assert_eq!(told(&["a", "--mqtt5"]), "letters: PUBACK, reason 0x10: no matching subscribers\n");
+    assert_eq!(told(&["a", "--mqtt5", "--qos", "0"]), "letters: sent; at QoS 0 nobody answers\n");
+    let twice = told(&["a", "--mqtt5", "--qos", "2"]);
+    assert!(twice.starts_with("letters: PUBREC, reason 0x"), "{twice}"); // mosquitto 2.0: success, in each case
+
+    let ann = ["subscribe", "letters", "--session", "ann", "--mqtt5"];
+    let mut here = started(addr, &ann, "Ctrl-C ends\n");
+    assert_eq!(told(&["b", "--mqtt5"]), "letters: PUBACK, reason 0x00: success\n");
+    here.wait_for("letters  b\n").unwrap();
+    interrupt(&mut here);
+    assert_eq!(
+        told(&["c\u{1b}", "--mqtt5", "--retain", "--qos", "2"]),
+        "letters: PUBREC, reason 0x00: success; PUBCOMP\n"
+    );
+    let mut here = started(addr, &ann, "The broker remembers ann\n");
+    here.wait_for("letters  c\\u{1b}\n").unwrap();
+    here.wait_for("letters  c\\u{1b}  (retained)\n").unwrap();
+    interrupt(&mut here);
+    let ends = [&ann[..], &["--expires", "1"]].concat();
+    let mut here = started(addr, &ends, "The broker remembers ann\n");
+    interrupt(&mut here);
+    // Nobody else has subscribed: the answer changes once the broker has forgotten her.
+    wait_until("the end of ann's session", LIMIT, || Ok(told(&["d", "--mqtt5"]).contains("reason 0x10").then_some(())))
+        .unwrap();
+    let mut here = started(addr, &ends, "Ctrl-C ends\n");
+    assert!(!here.printed().contains("remembers"), "{}", here.printed());
+    signal(&broker, Signal::SIGTERM);
+    broker.wait_for_end().unwrap();
+    assert_eq!(here.wait_for_end().unwrap().code(), Some(1)); // and it does not connect again
+}
+
+#[test]
+fn what_does_not_speak_mqtt_5_is_said_not_to() {
+    let (mut broker, addr) = broker();
+    for args in [&["publish", "letters", "hello", "--mqtt5"][..], &["subscribe", "letters", "--mqtt5"]] {
+        let (code, stderr) = failed(&mut program(addr, args));
+        let told = format!("lab27: the broker {addr} has closed the connection; does it speak MQTT 5?\n");
+        assert!(code == 1 && stderr == told, "{stderr}");
+    }
+    interrupt(&mut broker);
+    let (_held, nobody) = nobody();
+    let (code, stderr) = failed(&mut program(nobody, &["publish", "letters", "hello", "--mqtt5"]));
+    assert!(code == 1 && stderr.starts_with(&format!("lab27: connect {nobody}: ECONNREFUSED (111)")), "{stderr}");
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut deaf = Role::spawn(&mut program(silent.local_addr().unwrap(), &["subscribe", "a", "--mqtt5"])).unwrap();
+    let _held = silent.accept().unwrap(); // it has connected
+    interrupt(&mut deaf);
+    for usage in [&["--expires", "9"][..], &["--expires", "9", "--mqtt5"], &["--expires", "9", "--session", "ann"]] {
+        assert_eq!(failed(Command::new(LAB).args(["subscribe", "a"]).args(usage)).0, 2, "{usage:?}");
+    }
 }
 
 #[test]
@@ -427,7 +547,7 @@ fn broker_sh_runs_mosquitto_and_leaves_nothing() {
     }
     let folder = testkit::TempDir::new(); // a broker of this test's own
     let own = |args: &[&str]| run(script().args(args).env("TMPDIR", folder.path()));
-    let addr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let addr = SocketAddr::from(([127, 0, 0, 1], low_port(8_000, 0)));
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let refused = own(&["mosquitto", "start", &taken.local_addr().unwrap().port().to_string()]);
     assert!(refused.code() == 1 && refused.stderr.contains("is taken"), "{refused:?}");
@@ -528,9 +648,9 @@ fn tell_reaches_whoever_listens_and_nobody_else() {
     let mut text = String::new();
     listener.accept().unwrap().0.read_to_string(&mut text).unwrap(); // the sender has ended
     assert_eq!(text, "hello");
-    drop(listener);
-    let (code, stderr) = failed(Command::new(LAB).args(["tell", &addr.to_string(), "hello"]));
-    assert!(code == 1 && stderr.starts_with(&format!("lab27: connect {addr}: ECONNREFUSED (111)")), "{stderr}");
+    let (_held, nobody) = nobody();
+    let (code, stderr) = failed(Command::new(LAB).args(["tell", &nobody.to_string(), "hello"]));
+    assert!(code == 1 && stderr.starts_with(&format!("lab27: connect {nobody}: ECONNREFUSED (111)")), "{stderr}");
 }
 
 #[test]

@@ -48,8 +48,12 @@ impl Broker {
             Some(other) => bail!("{CHOICE} is {other}: rumqttd, mosquitto or rabbitmq"),
         };
         let broker = Broker::on(mosquitto)?;
-        let name = if broker.mosquitto { "mosquitto" } else { "rumqttd, embedded" };
-        stage.say("broker", format_args!("{name}, is a process of its own at {}", broker.addr));
+        let pid = broker.role.pid();
+        if broker.mosquitto {
+            stage.say("broker", format_args!("mosquitto, process {pid}, is at {}", broker.addr));
+        } else {
+            stage.say("broker", format_args!("lab27-pubsub broker (rumqttd), process {pid}, is at {}", broker.addr));
+        }
         Ok(broker)
     }
 

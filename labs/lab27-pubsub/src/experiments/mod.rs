@@ -81,7 +81,7 @@ pub const LESSON: Lesson = Lesson {
             minutes: 5,
             claim: "The broker keeps the message until the receiver is back on-line.",
             source: "notes ch.6, Time uncoupling",
-            needs: &[MQTT],
+            needs: &[QUEUES],
             play: work::broker_killed,
         },
         Experiment {

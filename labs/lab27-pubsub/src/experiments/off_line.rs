@@ -38,7 +38,8 @@ pub fn off_line(stage: &mut Stage) -> Result<Verdict> {
     let client_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", receiver_addr)?;
     let connected = client_sock.connect(&receiver_addr.into());
     let fd = client_sock.as_raw_fd();
-    stage.say("direct", format_args!("connect({fd}, {receiver_addr}) = {}", returned(&connected)));
+    stage.say("direct", "bob connects to ann herself, without the broker");
+    stage.say("bob", format_args!("connect({fd}, {receiver_addr}) = {}", returned(&connected)));
     ensure!(connected.is_err(), "somebody listens at {receiver_addr}");
 
     broker.published(stage, "bob", "letters", "hi Ann", &[])?;

@@ -8,10 +8,14 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use kernel::{Patience, need::Need};
-use shared::{Predicts, Role, Stage, Verdict};
+use kernel::{Patience, State, need::Need, tcp_sockets, wait_until};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use shared::{At, Predicts, Role, Stage, Verdict};
 
-use super::brokers::rabbitmq_wanted;
+use super::{LIMIT, brokers::rabbitmq_wanted};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/broker.sh");
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
@@ -28,6 +32,8 @@ const PORT_COUNT: u16 = 5000;
 /// session of its own: Ctrl-C reaches the demo alone.
 const KEEPER: &str = "export TMPDIR=$(mktemp -d); while read -r; do \"$0\" rabbitmq start \"$1\"; done
     \"$0\" rabbitmq stop; rmdir \"$TMPDIR\"";
+/// Texts for the broker that is killed.
+const LETTERS: usize = 10;
 /// The text behind the last one.
 const END: &str = "end";
 
@@ -41,6 +47,8 @@ pub const QUEUES: Need = Need {
 /// A running RabbitMQ; stopped when dropped, and its data removed.
 struct Rabbit {
     keeper: Role,
+    /// The process of the broker itself.
+    pid: Pid,
     addr: SocketAddr,
 }
 
@@ -51,9 +59,9 @@ impl Rabbit {
         let mut command = Command::new("setsid");
         let keeper = Role::spawn(command.args(["bash", "-c", KEEPER, SCRIPT, &port.to_string()]))?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port + APART));
-        let mut rabbit = Rabbit { keeper, addr };
+        let mut rabbit = Rabbit { keeper, pid: Pid::this(), addr };
         rabbit.up(stage)?;
-        stage.say("broker", format_args!("RabbitMQ, is a process of its own at {}", rabbit.addr));
+        stage.say("broker", format_args!("RabbitMQ, process {}, is at {addr}", rabbit.pid));
         Ok(rabbit)
     }
 
@@ -64,13 +72,36 @@ impl Rabbit {
             ensure!(!patience.is_over(), error);
             stage.say("broker", "still starts");
         }
+        self.pid = Pid::from_raw(self.keeper.wait_for(",")?.parse().context("no process id")?);
+        Ok(())
+    }
+
+    /// kill -9, and the same broker with the same folder again.
+    fn killed_and_started_again(&mut self, stage: &mut Stage) -> Result<()> {
+        stage.say("kill", format_args!("kill -9 {}  the broker", self.pid));
+        kill(self.pid, Signal::SIGKILL).at("kill", self.pid)?;
+        let ports = [self.addr.port(), self.addr.port() - APART];
+        wait_until("the broker's end", LIMIT, || {
+            for port in ports {
+                if tcp_sockets(port)?.iter().any(|row| row.state == State::Listen) {
+                    return Ok(None);
+                }
+            }
+            Ok(Some(()))
+        })?;
+        self.up(stage)?;
+        stage.say("broker", format_args!("started again: process {}", self.pid));
         Ok(())
     }
 
     /// Puts texts into the queue; each one had the broker's ack.
     fn put(&self, stage: &mut Stage, label: &str, texts: &[&str]) -> Result<()> {
+        self.put_into(stage, label, "jobs", texts)
+    }
+
+    fn put_into(&self, stage: &mut Stage, label: &str, queue: &str, texts: &[&str]) -> Result<()> {
         let addr = self.addr.to_string();
-        let mut role = Role::start(&[&["queue", "put"], texts, &["--broker", &addr]].concat())?;
+        let mut role = Role::start(&[&["queue", "put", "--queue", queue], texts, &["--broker", &addr]].concat())?;
         for text in texts {
             role.wait_for(&format!("ack      {text}\n"))?;
         }
@@ -130,7 +161,7 @@ pub fn worker_killed(stage: &mut Stage) -> Result<Verdict> {
     rabbit.put(stage, "boss", &["pay 100 euros", "sweep"])?;
     let mut first = rabbit.take()?;
     first.wait_for("takes    pay 100 euros\n")?;
-    stage.say("worker A", "queue take: \"pay 100 euros\", and pays");
+    stage.say("worker A", "queue take: \"pay 100 euros\", and begins to pay");
     stage.say("kill", format_args!("kill -9 {}  worker A, before it acknowledges the task", first.pid()));
     drop(first); // kill -9, and it is waited for
 
@@ -147,7 +178,31 @@ pub fn worker_killed(stage: &mut Stage) -> Result<Verdict> {
     )?;
     let got = rabbit.take_all(stage)?;
     for task in &got {
-        stage.say("worker B", format_args!("takes and acknowledges \"{task}\""));
+        stage.say("worker B", format_args!("takes, does and acknowledges \"{task}\""));
     }
     stage.verdict(question, got, "no ack, so the task goes back to its place in the queue, marked as redelivered")
+}
+
+pub fn broker_killed(stage: &mut Stage) -> Result<Verdict> {
+    let mut rabbit = Rabbit::start(stage)?;
+    let letters: Vec<String> = (1..=LETTERS).map(|number| format!("letter {number}")).collect();
+    rabbit.put(stage, "bob", &letters.iter().map(String::as_str).collect::<Vec<_>>())?;
+    // RabbitMQ writes that a queue is there in two steps, and the second one may wait up to two seconds in its memory. The
+    // next queue takes it to the disk: README.md, Why.
+    rabbit.put_into(stage, "", "others", &["hello"])?;
+    stage.say("bob", "queue put into another queue: 1 ack");
+
+    let question = stage.ask(
+        "The broker is killed with kill -9 and started again as before. Somebody takes from the first queue. How many of the ten letters are there?",
+        [
+            ("ten: each one was acknowledged", LETTERS),
+            ("nine: the last one was on its way", LETTERS - 1),
+            ("zero: they were in its memory", 0),
+        ],
+        Predicts { source: Some(LETTERS), kit: LETTERS },
+    )?;
+    rabbit.killed_and_started_again(stage)?;
+    let got = rabbit.take_all(stage)?;
+    stage.say("counted", format_args!("{} of {LETTERS} letters", got.len()));
+    stage.verdict(question, got.len(), "persistent messages in a durable queue: on its disk before the ack")
 }
