@@ -49,7 +49,7 @@ const AMQP: &str = "127.0.0.1:5672";
 const EXAMPLES: &str = "\
 Examples:
   lab27-pubsub                                     play all experiments
-  lab27-pubsub demo worker-killed --pause          one of them, for the projector
+  lab27-pubsub demo worker-killed --pause          one, for the projector
   lab27-pubsub broker                              terminal 1: 127.0.0.1:1883
   lab27-pubsub subscribe letters                   terminal 2: until Ctrl-C
   lab27-pubsub subscribe 'home/+/light' 'board/#'  one level, and all below

@@ -1,7 +1,7 @@
 //! What is left when a worker, a broker, or a subscriber's attention ends.
 
 use anyhow::Result;
-use kernel::{State, tcp_sockets, wait_until};
+use kernel::{Row, State, tcp_sockets, wait_until};
 use nix::sys::signal::{Signal, kill};
 use rumqttc::QoS;
 use shared::{Predicts, Role, Stage, Verdict};
@@ -117,11 +117,10 @@ pub fn slow_subscriber(stage: &mut Stage) -> Result<Verdict> {
     slow.wait_for("Ctrl-C ends\n")?;
     let established = || Ok(tcp_sockets(broker.addr.port())?.into_iter().find(|row| row.state == State::Established));
     let at_subscriber = wait_until("the subscriber's connection", LIMIT, established)?.pair.other_end();
-    kill(slow.pid(), Signal::SIGSTOP)?;
-    stage.say("reader", format_args!("process {}: SUBSCRIBE flood, QoS 1; then kill -STOP", slow.pid()));
+    stage.say("reader", format_args!("process {}: SUBSCRIBE flood, QoS 1", slow.pid()));
 
     let question = stage.ask(
-        "The subscriber reads nothing. The publisher sends 500 messages at QoS 1. Who is told that they are not read?",
+        "The reader gets kill -STOP, and reads nothing. The publisher sends 500 messages at QoS 1. Who is told that they are not read?",
         [
             ("the publisher: its PUBACKs stop", Told::Publisher),
             ("the subscriber: the broker cuts it off", Told::Subscriber),
@@ -129,16 +128,20 @@ pub fn slow_subscriber(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: Told::Nobody },
     )?;
+    kill(slow.pid(), Signal::SIGSTOP)?; // only now: fg after Ctrl-Z would let it go on
+    stage.say("kill", format_args!("kill -STOP {}  the reader", slow.pid()));
     let mut publisher = broker.client(As::guest("publisher"))?;
     let acknowledged = flood(&mut publisher);
     stage.say("publisher", format_args!("PUBLISH flood x{FLOOD}, {FLOOD_BYTES} bytes each: {acknowledged} PUBACKs"));
+    let not_read = |row: &Row| row.recv_queue > 0;
+    let _ = wait_until("bytes", LIMIT, || Ok(kernel::tcp_socket(at_subscriber)?.filter(not_read))); // the broker may be late
     let row = kernel::tcp_socket(at_subscriber)?;
     let not_read = row.as_ref().map_or(0, |row| row.recv_queue as usize);
     let state = row.map_or("has no connection".to_string(), |row| row.state.to_string());
     stage.say("kernel", format_args!("reader {state}, {not_read} bytes received and not read"));
     let stat = std::fs::read_to_string(format!("/proc/{}/stat", slow.pid()))?;
     let process = stat.rsplit(") ").next().and_then(|rest| rest.split(' ').next()).unwrap_or("?");
-    let stands = process == "T";
+    let stands = process.eq_ignore_ascii_case("T"); // t: under a tracer, such as strace or --wire
     stage.say("", format_args!("/proc/{}/stat: {process}, {}", slow.pid(), if stands { "stopped" } else { "it runs" }));
     let in_kernel = not_read / FLOOD_BYTES;
     stage.say("counted", format_args!("about {in_kernel} messages in the reader's kernel, the others in the broker"));
