@@ -9,12 +9,14 @@
 //! In RabbitMQ:    scripts/broker.sh rabbitmq start                            AMQP 0-9-1
 //!                 cargo run -p lab27-pubsub -- queue take                     Enter acknowledges a task
 //!                 cargo run -p lab27-pubsub -- queue put 'wash up' 'sweep'
+//! MQTT 5:         scripts/broker.sh mosquitto start                           the embedded one speaks MQTT 3.1.1
+//!                 cargo run -p lab27-pubsub -- publish news rain --mqtt5      is anybody there?
 //! The board:      cargo run -p lab27-pubsub -- board --publish 'Hello world!'
 //!                 cargo run -p lab27-pubsub -- board
 //! Watch:          scripts/states.sh 1883 --watch
 //! Experiments:    cargo run -p lab27-pubsub
 //!                 LAB27_BROKER=mosquitto cargo run -p lab27-pubsub            the same on an installed mosquitto
-//!                 LAB27_BROKER=rabbitmq cargo run -p lab27-pubsub             worker-killed in RabbitMQ
+//!                 LAB27_BROKER=rabbitmq cargo run -p lab27-pubsub             worker-killed, broker-killed in RabbitMQ
 //!
 //! Compare with lab22-mboard-live (a server that notifies its clients itself) and lab05-multicast (no broker, but both
 //! ends on-line).
