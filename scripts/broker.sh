@@ -129,7 +129,8 @@ start_rabbitmq() {
     free_port $((26000 + port % 5000))
     export RABBITMQ_DIST_PORT=$free
     export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
-    export RABBITMQ_NODENAME=labkit@localhost HOME=$folder
+    # One name for each folder: two nodes of one name do not start beside each other.
+    export RABBITMQ_NODENAME=labkit$(cksum <<<"$folder" | cut -d ' ' -f 1)@localhost HOME=$folder
     export RABBITMQ_MNESIA_BASE=$folder/data RABBITMQ_LOG_BASE=$folder/logs
     export RABBITMQ_ENABLED_PLUGINS_FILE=$folder/plugins
     export RABBITMQ_CONFIG_FILE=$folder/rabbitmq RABBITMQ_PID_FILE=$folder/pid

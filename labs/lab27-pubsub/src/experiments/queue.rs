@@ -21,8 +21,8 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../scripts/broker.
 const SERVER: &str = "/usr/lib/rabbitmq/bin/rabbitmq-server";
 /// RabbitMQ needs about 4 seconds to start on an idle machine.
 const START_LIMIT: Duration = Duration::from_secs(120);
-/// How often the class is told that it still starts.
-const STEP: Duration = Duration::from_secs(10);
+/// How often to look; the class is told in each hundredth look that it still starts.
+const LOOK: Duration = Duration::from_millis(100);
 /// From the port of MQTT to that of AMQP, in the script.
 const APART: u16 = 5672 - 1883;
 /// Ports below those that the kernel gives to others: so many, from here on.
@@ -30,7 +30,7 @@ const FIRST_PORT: u16 = 10_000;
 const PORT_COUNT: u16 = 5000;
 /// Each line it reads starts the broker. At the end of its input, also if the demo was killed, it stops the broker. A
 /// session of its own: Ctrl-C reaches the demo alone.
-const KEEPER: &str = "export TMPDIR=$(mktemp -d); while read -r; do \"$0\" rabbitmq start \"$1\"; done
+const KEEPER: &str = "export TMPDIR=$(mktemp -d); while read -r; do \"$0\" rabbitmq start \"$1\" || echo failed; done
     \"$0\" rabbitmq stop; rmdir \"$TMPDIR\"";
 /// Texts for the broker that is killed.
 const LETTERS: usize = 10;
@@ -67,10 +67,17 @@ impl Rabbit {
 
     fn up(&mut self, stage: &mut Stage) -> Result<()> {
         self.keeper.type_line("")?;
-        let mut patience = Patience::new(START_LIMIT);
-        while let Err(error) = self.keeper.wait_for_within("rabbitmq is up: process ", STEP) {
+        let (mut patience, mut looks) = (Patience::new(START_LIMIT), 0);
+        while let Err(error) = self.keeper.wait_for_within("rabbitmq is up: process ", LOOK) {
             ensure!(!patience.is_over(), error);
-            stage.say("broker", "still starts");
+            ensure!(
+                !self.keeper.printed().contains("failed\n"),
+                "scripts/broker.sh could not start RabbitMQ: see above"
+            );
+            looks += 1;
+            if looks % 100 == 0 {
+                stage.say("broker", "still starts");
+            }
         }
         self.pid = Pid::from_raw(self.keeper.wait_for(",")?.parse().context("no process id")?);
         Ok(())
@@ -140,7 +147,7 @@ impl Rabbit {
 /// Where RabbitMQ can listen for MQTT, and for AMQP.
 fn free_port() -> Option<u16> {
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok(); // closed again at once
-    let from = (id() % u32::from(PORT_COUNT)) as u16;
+    let from = (id() * 613 % u32::from(PORT_COUNT)) as u16; // demos that start together look far apart
     let mut ports = (from..PORT_COUNT).chain(0..from).map(|port| FIRST_PORT + port);
     ports.find(|port| is_free(port) && is_free(&(port + APART)))
 }
