@@ -130,7 +130,9 @@ start_rabbitmq() {
     export RABBITMQ_DIST_PORT=$free
     export RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}'
     # One name for each folder: two nodes of one name do not start beside each other.
-    export RABBITMQ_NODENAME=labkit$(cksum <<<"$folder" | cut -d ' ' -f 1)@localhost HOME=$folder
+    local node
+    node=labkit$(cksum <<<"$folder" | cut -d ' ' -f 1)
+    export RABBITMQ_NODENAME=$node@localhost HOME=$folder
     export RABBITMQ_MNESIA_BASE=$folder/data RABBITMQ_LOG_BASE=$folder/logs
     export RABBITMQ_ENABLED_PLUGINS_FILE=$folder/plugins
     export RABBITMQ_CONFIG_FILE=$folder/rabbitmq RABBITMQ_PID_FILE=$folder/pid
