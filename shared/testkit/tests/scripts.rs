@@ -429,7 +429,7 @@ fn classroom_with_step_types_the_commands_and_starts_nothing() {
     let bin = built();
     let set_out = classroom.script(&["07", "--step", "--detach", "--port", &port, "--bin", bin.to_str().unwrap()]);
     assert_eq!(set_out.code(), 0, "{set_out:?}");
-    classroom.wait_for(&format!("no socket has port {port}"));
+    classroom.wait_for(&format!("no table has a socket with port {port}"));
     let server = classroom.panes()[0].0.clone();
     assert!(classroom.shown(&server).contains(&format!("$ lab07-multiclient server {port}\n")));
     classroom.tmux(&["send-keys", "-t", &server, "Enter"]);

@@ -109,8 +109,7 @@ pub fn ten_thousand(stage: &mut Stage) -> Result<Verdict> {
         let last = first + PART as u64 - 1;
         let count = play_many(first..=last).map_err(anyhow::Error::msg)?;
         let (letters, too_late) = (count.proposals, count.late);
-        stage
-            .say("games", format_args!("{first} to {last}: {letters} letters at the server, {too_late} too late"));
+        stage.say("games", format_args!("{first} to {last}: {letters} letters at the server, {too_late} too late"));
         late += count.late;
         wrong_scores += count.wrong_scores;
         wrong_screens += count.wrong_screens;
