@@ -26,8 +26,9 @@ fn on_a_page(memory: &mut [u8]) -> &mut [u8] {
     &mut memory[start..]
 }
 
-/// Prints its port, receives from one client until the end of the stream, prints bytes and microseconds.
-pub fn sink(block: usize) -> Result<()> {
+/// Prints its port, receives from one client until the end of the stream, prints bytes, calls and microseconds. With
+/// `whole`, recv returns when the block is full, and for the last one when the stream ends.
+pub fn sink(block: usize, whole: bool) -> Result<()> {
     let mut screen = Screen::new();
     let any_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
     let listen_sock = Socket::new(Domain::IPV4, Type::STREAM, None).at("socket", any_port)?;
@@ -43,9 +44,10 @@ pub fn sink(block: usize) -> Result<()> {
     let started = Instant::now();
     let mut memory = vec![0; block + PAGE];
     let buffer = &mut on_a_page(&mut memory)[..block];
+    let flags = if whole { MsgFlags::MSG_WAITALL } else { MsgFlags::empty() };
     let (mut bytes, mut calls) = (0, 0);
     loop {
-        match recv(conn_sock.as_raw_fd(), buffer, MsgFlags::empty()) {
+        match recv(conn_sock.as_raw_fd(), buffer, flags) {
             Ok(0) => break,
             Err(Errno::EINTR) => {}
             received => {

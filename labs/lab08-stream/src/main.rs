@@ -72,7 +72,7 @@ enum Command {
     },
     /// Receive as fast as possible: for the bench
     #[command(hide = true)]
-    Sink(BlockArgs),
+    Sink(SinkArgs),
     /// Send as fast as possible: for the bench
     #[command(hide = true)]
     Source(SourceArgs),
@@ -120,10 +120,13 @@ struct ReceiveArgs {
 }
 
 #[derive(Args)]
-struct BlockArgs {
+struct SinkArgs {
     /// Bytes offered to each call
     #[arg(value_parser = value_parser!(u32).range(1..=16_777_216))]
     block: u32,
+    /// Fill the whole block before recv returns (MSG_WAITALL)
+    #[arg(long)]
+    whole: bool,
 }
 
 #[derive(Args)]
@@ -155,7 +158,7 @@ fn dispatch(cli: &Cli) -> Result<ExitCode> {
         }
         Some(Command::Receive(args)) => receive::run(args)?,
         Some(Command::Capture { scene }) => captured::run(*scene)?,
-        Some(Command::Sink(args)) => bulk::sink(args.block as usize)?,
+        Some(Command::Sink(args)) => bulk::sink(args.block as usize, args.whole)?,
         Some(Command::Source(args)) => {
             bulk::source(args.address, args.block as usize, Duration::from_secs(args.seconds.into()))?;
         }
