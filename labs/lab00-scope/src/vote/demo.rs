@@ -91,7 +91,7 @@ impl Demo {
         resize(&terminal, (columns, rows))?;
         let side = || end.try_clone().map(Stdio::from).at("dup", terminal.display());
         let mut command = Command::new(program);
-        command.args(["demo", "--pause"]).args(names).env_remove(PARENT);
+        command.args(["demo", "--pause"]).args(names).env_remove(PARENT).env("TERM", "xterm"); // it must clear
         let child = command.stdin(side()?).stdout(side()?).stderr(side()?).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Demo { child, screen, terminal })
