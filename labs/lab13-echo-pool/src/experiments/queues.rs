@@ -74,8 +74,9 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
         let (seen, _) = where_is(pair)?;
         let descriptor = if seen == Place::Program { "a descriptor" } else { "no descriptor" };
         let told = match pair.local {
-            local if log.contains(&format!("serves {local}")) => "accepted, and served",
-            local if log.contains(&format!("accepted {local}")) => "accepted, and not served",
+            local if log.contains(&format!("serves {local}")) => "accepted, served by worker 1",
+            local if log.contains(&format!("accepted {local}, 1 in the queue")) => "accepted, in main's hand",
+            local if log.contains(&format!("accepted {local}")) => "accepted, in the queue",
             _ => "not accepted",
         };
         stage.say("kernel", format_args!("{name}  {descriptor:<13}  server: {told}"));
