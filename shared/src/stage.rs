@@ -128,7 +128,7 @@ impl Stage {
             screen,
             lab,
             id: "",
-            pause: args.pause,
+            pause: args.pause || args.predict, // what was seen stays until it is read
             predict: args.predict,
             seed: args.seed,
             heading: Vec::new(),
@@ -306,7 +306,7 @@ impl Stage {
             self.screen.settle();
             self.screen.ask_nothing();
             let pressed = keys.wait();
-            self.no_input = self.pause && !self.heard && matches!(pressed, Pressed::End);
+            self.no_input = !self.predict && !self.heard && matches!(pressed, Pressed::End);
             self.interrupted = matches!(pressed, Pressed::Signal);
             self.heard = true;
             self.lines += 1;
@@ -429,8 +429,10 @@ impl Stage {
 
     /// What was seen stays until the class has read it; what has scrolled off is shown again, a screen at a time.
     fn show_again(&mut self, evidence: &[String], rows: usize) -> Result<()> {
-        self.go_on("[Enter] what was seen, and the verdict   (? keys)")?;
-        for page in evidence.chunks(rows).take(if evidence.len() > rows { usize::MAX } else { 0 }) {
+        let scrolled_off = evidence.len() > rows;
+        let again = if scrolled_off { "what was seen, again, and " } else { "" };
+        self.go_on(&format!("[Enter] {again}the verdict   (? keys)"))?;
+        for page in evidence.chunks(rows).take(if scrolled_off { usize::MAX } else { 0 }) {
             self.screen.line(page.join("\n"));
             self.go_on("[Enter] go on   (? keys)")?;
         }

@@ -206,6 +206,11 @@ fn votes_reads_what_every_lab_records() {
         }
         screen.wait_for("then Enter (s skip, q quit)");
         screen.type_text("a\n");
+        // What is too long for the screen waits once more before the verdict.
+        while !screen.wait_for("? keys) ").contains("r again") {
+            screen.type_text("\n");
+        }
+        screen.type_text("\n");
         screen.end();
         Some(path)
     };
@@ -386,7 +391,7 @@ fn classroom_shows_the_sockets_of_the_demo_beside_it_and_of_the_next_experiment(
         let waits = wait_until("the end of the experiment", LIMIT, || {
             let shown = classroom.shown(&demo);
             let over = shown.contains("r again, q quit").then_some(false);
-            Ok(over.or(shown.contains("what was seen, and the verdict").then_some(true)))
+            Ok(over.or(shown.contains("the verdict   (? keys)").then_some(true)))
         });
         if waits.unwrap() {
             classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
