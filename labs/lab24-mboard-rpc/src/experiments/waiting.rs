@@ -78,8 +78,11 @@ pub fn behind_the_slow(stage: &mut Stage) -> Result<Verdict> {
             stage.say("client B", format_args!("last(0) has {}", told(&after)));
             after?;
             observed = Gets::AnswerAfterSlow;
-        } else if answer.is_some_and(|answer| answer.is_err()) {
-            observed = Gets::Refused;
+        } else if let Some(answer) = answer {
+            stage.say("client B", format_args!("last(0) has {}", told(&answer)));
+            if answer.is_err() {
+                observed = Gets::Refused;
+            }
         }
     }
     let question = question.context("nothing was asked")?;
