@@ -22,7 +22,7 @@ use super::save::Save;
 /// What `?` shows.
 const KEYS: [&str; 2] = [
     "Enter, Space, Right: go on   k: the kernel decides now   r: again   s: skip   q: quit",
-    "h: hides or shows the votes for each answer   c: the address and its code",
+    "h: hides or shows the votes for each answer   c: the code",
 ];
 /// Rows that the histograms below a verdict need: a demo that knows of fewer shows its question again above it.
 const HISTOGRAM_ROWS: usize = 7;
@@ -163,7 +163,7 @@ impl Session {
                 format!("          {voted} voted, {here} here   [Enter] close {name}   (? keys)")
             }
             Step::Vote if !ballot.is_last() => {
-                "          [Enter] vote again   (h votes, k the kernel decides now, ? keys)".into()
+                "          [Enter] vote again   (k the kernel decides now, ? keys)".into()
             }
             Step::Vote => "          [Enter] let the kernel decide   (? keys)".into(),
             Step::Prompt(prompt) => prompt.clone(),
