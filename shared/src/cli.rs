@@ -17,6 +17,8 @@ use crate::lesson::{Lesson, choose, names};
 
 /// The program that draws a run.
 const SCOPE: &str = "lab00-scope";
+/// Set for a demo that the scope draws, in a private network that the next terminal does not see.
+pub(crate) const DRAWN: &str = "LAB_DRAWN";
 /// Below each prediction of a hand-out.
 const ROOM_TO_WRITE: &str = "\n   ____________________________________________________________\n\n";
 
@@ -111,7 +113,7 @@ pub(crate) fn draw(lab: &str, args: &DemoArgs) -> Result<ExitCode> {
     }
     let mut scope = Command::new(scope);
     scope.args(["run", "--brief", "--"]).arg(own).args(["demo", "--seed", &args.seed.to_string()]).args(&args.names);
-    scope.args(args.pause.then_some("--pause"));
+    scope.args(args.pause.then_some("--pause")).env(DRAWN, "yes");
     Err(scope.exec()).at("execve", SCOPE)?
 }
 

@@ -1,5 +1,6 @@
 //! Where an experiment speaks: it asks, plays against the kernel, and is decided by what was observed.
 
+use std::env;
 use std::fmt::{Debug, Display};
 use std::fs::File;
 use std::io::Write;
@@ -11,7 +12,7 @@ use anyhow::{Context, Error, Result};
 use kernel::{Counters, Need, NotSeen, Pair, State, need::TIME_WAIT_BUCKETS, tcp_socket, wait::Watchdog};
 use roles::{At, KEYS, Keys, Pressed, Screen, let_signals_end_us};
 
-use crate::cli::DemoArgs;
+use crate::cli::{DRAWN, DemoArgs};
 use crate::lesson::{Experiment, title};
 
 /// The label in front of each line.
@@ -287,7 +288,7 @@ impl Stage {
 
     /// The command that shows the same in the next terminal, while the class looks at the question.
     pub fn look(&mut self, command: impl Display) {
-        if self.pause {
+        if self.pause && env::var_os(DRAWN).is_none() {
             self.say("look", command);
         }
     }

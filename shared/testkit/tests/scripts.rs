@@ -445,6 +445,33 @@ fn classroom_with_step_types_the_commands_and_starts_nothing() {
 }
 
 #[test]
+fn classroom_with_step_asks_before_a_second_enter_ends_a_program() {
+    if skip_without(!have("tmux"), "tmux", "apt-get install tmux") {
+        return;
+    }
+    let classroom = Classroom::new();
+    let port = free_port(5950).to_string();
+    let bin = built();
+    let set_out = classroom.script(&["06", "--step", "--detach", "--port", &port, "--bin", bin.to_str().unwrap()]);
+    assert_eq!(set_out.code(), 0, "{set_out:?}");
+    let mut attach = Command::new("tmux");
+    attach.env_remove("TMUX").env("TMUX_TMPDIR", classroom.folder.path()).args(["-L", "labkit", "attach-session"]);
+    let mut screen = Terminal::start(&mut attach, 100, 30);
+    screen.wait_for("$ lab06-listen listen");
+    screen.type_text("\r");
+    classroom.wait_for("Press Enter to terminate ...");
+    screen.type_text("\r");
+    screen.wait_for("send it? (y/n)");
+    screen.type_text("\r"); // no y
+    screen.wait_for("end: scripts/classroom.sh");
+    classroom.wait_for("LISTEN");
+    screen.type_text("\r");
+    screen.wait_for("send it? (y/n)");
+    screen.type_text("y");
+    classroom.wait_for("Terminating ...");
+}
+
+#[test]
 fn classroom_says_what_a_terminal_lacks() {
     if skip_without(!have("tmux"), "tmux", "apt-get install tmux") {
         return;
