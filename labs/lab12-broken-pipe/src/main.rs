@@ -38,7 +38,7 @@ Examples:
   cargo lab12 server                    terminal 1: 127.0.0.1:7777
   cargo lab12 client                    terminal 2: type lines
   cargo lab12 client --keepalive 1,1,1  hears of a cut even while idle
-  nc 127.0.0.1 7777                     any program that sends lines is a client
+  nc 127.0.0.1 7777                     any program that sends lines will do
 
 In both terminals /unplug and /plug are not sent: they cut the cable at this
 end, and mend it.";
