@@ -89,7 +89,7 @@ impl Demo {
         let mut command = Command::new(program);
         // PARENT would end what a demo starts by other means than a role, as lab17 does. Not needed: a demo whose terminal is
         // gone ends at its next prompt or line.
-        command.args(["demo", "--pause"]).args(names).env_remove(PARENT);
+        command.args(["demo", "--pause"]).args(names).env_remove(PARENT).env("TERM", "xterm"); // it must clear
         let child = command.stdin(side()?).stdout(side()?).stderr(side()?).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Demo { child, screen, terminal })
