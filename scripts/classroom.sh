@@ -24,8 +24,8 @@
 # How to read it
 #   Each program runs in a shell. Ctrl-C or Ctrl-D ends a program, Up and Enter
 #   start it again. With --step, Enter asks before it goes to a program that
-#   waits for it: so an Enter too much ends nothing. Beside or below them: a script that shows the kernel's view
-#   every second.
+#   waits for it: so an Enter too much ends nothing. Beside or below them: a
+#   script that shows the kernel's view every second.
 #   Click a pane or press Ctrl-b o to type in the next one; Ctrl-b z shows one
 #   pane alone and back; Ctrl-b d leaves it running. The last line says how to
 #   end it.
@@ -274,14 +274,14 @@ fi
 
 if [[ -z $bin ]]; then
     have cargo || fail 'cargo is not installed' 'scripts/check.sh'
-    build="cargo build -q -p $lab${scope_program:+ -p $scope_program}"
+    build="cargo build -q --bin $lab${scope_program:+ --bin $scope_program}"
     say "+ $build"
     (cd -- "$kit_root" && eval "$build") || fail "$lab does not build"
     find_bin
 fi
 for wanted in "$lab" $scope_program; do
     [[ -x $bin/$wanted ]] ||
-        fail "there is no $bin/$wanted" "cargo build -p $wanted"
+        fail "there is no $bin/$wanted" "cargo build --bin $wanted"
 done
 
 end_session || true

@@ -108,7 +108,7 @@ pub(crate) fn draw(lab: &str, args: &DemoArgs) -> Result<ExitCode> {
     let own = env::current_exe()?;
     let scope = own.with_file_name(SCOPE);
     if lab == SCOPE || !scope.is_file() {
-        let how = if lab == SCOPE { "the other labs have it" } else { "build it first: cargo build -p lab00-scope" };
+        let how = if lab == SCOPE { "the other labs have it" } else { "build it first: cargo build --bin lab00-scope" };
         return Ok(usage(lab, &format!("--wire is drawn by lab00-scope; {how}")));
     }
     let mut scope = Command::new(scope);

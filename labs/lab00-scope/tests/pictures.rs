@@ -263,7 +263,7 @@ fn a_lab_without_the_scope_beside_it_says_how_to_build_it() {
     let folder = TempDir::new();
     let alone = testkit::copy_program(text(&lab), &folder);
     let (code, stderr) = failed(Command::new(alone).args(["demo", "half-close", "--wire"]));
-    let told = "lab09: --wire is drawn by lab00-scope; build it first: cargo build -p lab00-scope\n";
+    let told = "lab09: --wire is drawn by lab00-scope; build it first: cargo build --bin lab00-scope\n";
     assert!(code == 2 && stderr.starts_with(told), "{code} {stderr}");
     let (code, stderr) = failed(Command::new(lab).args(["demo", "--wire"]));
     assert!(code == 2 && stderr.contains("<NAME|NUMBER>"), "{code} {stderr}");

@@ -385,7 +385,7 @@ fn what_cannot_be_played_or_served_is_said() {
     let copy = folder.path().join("lab00-scope");
     assert!(Command::new("install").args(["-m", "755", LAB]).arg(&copy).status().unwrap().success());
     let (code, stderr) = failed(Command::new(&copy).args(["vote", "--", "lab07", "demo"]));
-    assert!(code == 2 && stderr.ends_with("  hint: cargo build -p lab07-multiclient\n"), "{stderr}");
+    assert!(code == 2 && stderr.ends_with("  hint: cargo build --bin lab07-multiclient\n"), "{stderr}");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();

@@ -38,7 +38,7 @@ pub fn find(lab: &str) -> Result<PathBuf, String> {
     }
     let kit = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(names).unwrap_or_default();
     let name = kit.into_iter().find(|name| fits(name));
-    let build = name.map_or("cargo build --workspace".into(), |name| format!("cargo build -p {name}"));
+    let build = name.map_or("cargo build --workspace".into(), |name| format!("cargo build --bin {name}"));
     Err(format!("there is no {lab} in {}\n  hint: {build}", beside.display()))
 }
 
