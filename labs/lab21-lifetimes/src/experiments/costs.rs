@@ -202,7 +202,7 @@ pub fn thousand_kept(stage: &mut Stage) -> Result<Verdict> {
         client_socks.push(client_sock);
         if client_socks.len() % (CONNECTIONS / 4) == 0 {
             let kept = client_socks.len();
-            stage.client(format_args!("{kept} connections, a request and its answer over each; all are kept"));
+            stage.client(format_args!("{kept} connections are kept; over each came an answer"));
         }
     }
     let after = descriptors()?;
