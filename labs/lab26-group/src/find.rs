@@ -29,6 +29,8 @@ use crate::{
 const ANSWER_LIMIT: Duration = Duration::from_millis(500);
 /// How long others may answer after the first.
 const OTHERS: Duration = Duration::from_millis(200);
+/// And with --answers, until there are so many.
+const ALL_LIMIT: Duration = Duration::from_secs(10);
 /// Questions without an answer.
 const ATTEMPTS: u32 = 6;
 
@@ -42,7 +44,7 @@ struct Found {
 pub fn run(args: &FindArgs) -> Result<()> {
     let stop = Stop::on_signals()?;
     let mut client = Client { args, pause: Pause::new(args.pause, &stop), stop: &stop, screen: Screen::new() };
-    let Some(mut taken) = client.find()? else { return Ok(()) };
+    let Some(mut taken) = client.find(args.answers)? else { return Ok(()) };
     let mut sock = client.connect(taken.addr)?;
     let (mut lines, mut buffer, mut number) = (LineSplitter::default(), vec![0; TEXT_LIMIT], 0);
     loop {
@@ -76,7 +78,7 @@ pub fn run(args: &FindArgs) -> Result<()> {
             };
             number += 1;
             while !client.post(&sock, &taken, number, &text)? {
-                let Some(other) = client.find()? else { return Ok(()) };
+                let Some(other) = client.find(None)? else { return Ok(()) };
                 taken = other;
                 sock = client.connect(taken.addr)?;
             }
@@ -99,8 +101,8 @@ struct Client<'a> {
 }
 
 impl Client<'_> {
-    /// Asks the group who is there; the first one is taken. `None` after Ctrl-C.
-    fn find(&mut self) -> Result<Option<Found>> {
+    /// Asks the group who is there, and waits for so many answers; the first one is taken. `None` after Ctrl-C.
+    fn find(&mut self, answers: Option<u8>) -> Result<Option<Found>> {
         let group = self.args.group;
         let sock = udp::own(&mut self.screen, &mut self.pause)?;
         let (token, mut found, mut buffer) = (fresh_id(), Vec::<Found>::new(), [0; 2048]);
@@ -109,7 +111,7 @@ impl Client<'_> {
             udp::send(&sock, &Datagram::Find { token }.bytes(), group)?;
             let asked = Instant::now();
             let mut until = asked + ANSWER_LIMIT;
-            while self.readable(&sock, until)? {
+            while answers.is_none_or(|answers| found.len() < usize::from(answers)) && self.readable(&sock, until)? {
                 let Some((bytes_read, addr)) = udp::receive(&sock, &mut buffer)? else { continue };
                 let Some(Datagram::Here { token: answered, name }) = Datagram::read(&buffer[..bytes_read]) else {
                     continue;
@@ -118,7 +120,7 @@ impl Client<'_> {
                     continue;
                 }
                 if found.is_empty() {
-                    until = Instant::now() + OTHERS;
+                    until = Instant::now() + if answers.is_some() { ALL_LIMIT } else { OTHERS };
                 }
                 let taken = if found.is_empty() { "  taken: it is the first" } else { "" };
                 self.screen.line(format_args!("* {name} answers from {addr}{taken}"));

@@ -117,6 +117,9 @@ struct FindArgs {
     /// Group to ask
     #[arg(default_value_t = DEFAULT_GROUP, value_name = "GROUP:PORT", value_parser = destination)]
     group: SocketAddrV4,
+    /// Wait for so many answers at first, at most 10 s; without it, 200 ms after the first one
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=20))]
+    answers: Option<u8>,
     /// Wait for Enter before each socket call
     #[arg(long)]
     pause: bool,

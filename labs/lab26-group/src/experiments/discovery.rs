@@ -18,7 +18,7 @@ pub fn discovery(stage: &mut Stage) -> Result<Verdict> {
     let names = ["ann", "bob"];
     let group = OwnGroup::new()?;
     let mut members = members(stage, &group, &names, "fifo")?;
-    let mut client = Role::start(&["find", &group.addr.to_string()])?;
+    let mut client = Role::start(&["find", &group.addr.to_string(), "--answers", "2"])?;
     let first = client.line_with("taken: it is the first")?;
     stage.say("client", first.trim());
     let other = client.line_with(" answers from ")?;
