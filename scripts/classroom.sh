@@ -23,8 +23,9 @@
 #
 # How to read it
 #   Each program runs in a shell. Ctrl-C or Ctrl-D ends a program, Up and Enter
-#   start it again. Beside or below them: a script that shows the kernel's view
-#   every second.
+#   start it again. With --step, Enter asks before it goes to a program that
+#   waits for it: so an Enter too much ends nothing. Beside or below them: a
+#   script that shows the kernel's view every second.
 #   Click a pane or press Ctrl-b o to type in the next one; Ctrl-b z shows one
 #   pane alone and back; Ctrl-b d leaves it running. The last line says how to
 #   end it.
@@ -273,14 +274,14 @@ fi
 
 if [[ -z $bin ]]; then
     have cargo || fail 'cargo is not installed' 'scripts/check.sh'
-    build="cargo build -q -p $lab${scope_program:+ -p $scope_program}"
+    build="cargo build -q --bin $lab${scope_program:+ --bin $scope_program}"
     say "+ $build"
     (cd -- "$kit_root" && eval "$build") || fail "$lab does not build"
     find_bin
 fi
 for wanted in "$lab" $scope_program; do
     [[ -x $bin/$wanted ]] ||
-        fail "there is no $bin/$wanted" "cargo build -p $wanted"
+        fail "there is no $bin/$wanted" "cargo build --bin $wanted"
 done
 
 end_session || true
@@ -410,6 +411,13 @@ window_options=(
 for ((at = 0; at < ${#session_options[@]}; at += 2)); do
     tm set-option -t "$pane" "${session_options[@]:at:2}"
 done
+if [[ $step == yes ]]; then
+    tm set-option -t "$pane" @step yes
+    tm bind-key -n Enter if-shell -F "#{&&:#{@step},$(
+    )#{&&:#{!=:#{pane_current_command},bash},#{C:Press Enter}}}" \
+        'confirm-before -p "The program here waits for Enter: send it? (y/n)" "send-keys Enter"' \
+        'send-keys Enter'
+fi
 for ((at = 0; at < ${#window_options[@]}; at += 2)); do
     tm set-option -w -t "$pane" "${window_options[@]:at:2}"
 done

@@ -84,7 +84,7 @@ if [[ -z $bin ]]; then
     have cargo || fail 'cargo is not installed' 'scripts/check.sh'
     build='cargo build -q'
     for lab in $(printf '%s\n' "${part_labs[@]}" | sort -u); do
-        build+=" -p $lab"
+        build+=" --bin $lab"
     done
     say "+ $build"
     (cd -- "$kit_root" && eval "$build") || fail 'the labs do not build'
@@ -95,7 +95,7 @@ fi
 part_of=() labs=() numbers=() names=() minutes=()
 for at in "${!parts[@]}"; do
     lab=${part_labs[at]}
-    [[ -x $bin/$lab ]] || fail "there is no $bin/$lab" "cargo build -p $lab"
+    [[ -x $bin/$lab ]] || fail "there is no $bin/$lab" "cargo build --bin $lab"
     wanted=()
     if [[ ${parts[at]} == */* ]]; then
         IFS=, read -ra wanted <<<"${parts[at]#*/}"

@@ -31,8 +31,9 @@
 #            UDP: both count memory, which is more than the bytes.
 #   Timer    on: retransmission, x3: tried 3 times. persist: window probe.
 #            keepalive. timewait: until the kernel forgets the connection.
-#   Process  name/pid. `-`: no process has it, as in TIME-WAIT, or before
-#            accept. `?`: not known, or not yours to see.
+#   Process  name/pid. `-`: no process has it, as in TIME-WAIT, in FIN-WAIT-2
+#            after close, or before accept. `?`: not known, or not yours to
+#            see.
 # A terminal narrower than 80 columns gets Rq and Sq for Recv-Q and Send-Q,
 # ss's own spelling of the states, and neither timer nor process.
 set -euo pipefail
@@ -126,11 +127,13 @@ Rq Sq:  Recv-Q Send-Q. States as in ss
         (ESTAB: ESTABLISHED)'
         return
     fi
-    say 'LISTEN:   Recv-Q connections waiting for accept, Send-Q the backlog
+    say 'LISTEN:   Recv-Q (Rq) connections waiting for accept, Send-Q (Sq) the backlog
 others:   Recv-Q bytes not read yet (a FIN counts as 1), Send-Q bytes not
           acknowledged yet; with UDP both count memory, more than the bytes
-Timer:    on = retransmission (x2: twice so far), persist = window probe
-Process:  - none has it (TIME-WAIT, or before accept), ? not known
+Timer:    on = retransmission (x2: twice so far), persist = window probe,
+          timewait = until the kernel forgets the connection
+Process:  - none has it: TIME-WAIT, FIN-WAIT-2 after close, or before accept;
+          ? not known
 States as in RFC 9293; ss writes ESTAB, netstat ESTABLISHED and TIME_WAIT'
 }
 
@@ -231,7 +234,7 @@ picture() {
         say 'no socket has a port'
         return
     elif [[ -z $rows ]]; then
-        say "no socket has port $port"
+        say "no table has a socket with port $port"
         return
     fi
     head='- State Recv-Q Send-Q Local Peer Timer Process'

@@ -45,7 +45,7 @@ done
 
 build='cargo build -q --workspace --bins'
 if ((${#labs[@]} > 0)); then
-    build="cargo build -q$(printf ' -p %s' "${labs[@]}")"
+    build="cargo build -q$(printf ' --bin %s' "${labs[@]}")"
 else
     for folder in "$kit_root"/labs/lab*/; do
         if [[ -d $folder ]]; then labs+=("$(basename -- "$folder")"); fi

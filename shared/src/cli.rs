@@ -17,6 +17,8 @@ use crate::lesson::{Lesson, choose, names};
 
 /// The program that draws a run.
 const SCOPE: &str = "lab00-scope";
+/// Set for a demo that the scope draws, in a private network that the next terminal does not see.
+pub(crate) const DRAWN: &str = "LAB_DRAWN";
 /// Below each prediction of a hand-out.
 const ROOM_TO_WRITE: &str = "\n   ____________________________________________________________\n\n";
 
@@ -39,8 +41,8 @@ pub struct DemoArgs {
     /// Append each prediction and verdict to FILE, a line of JSON each
     #[arg(long, value_name = "FILE")]
     pub record: Option<PathBuf>,
-    /// Draw what the named experiments call, send and change: lab00-scope's run of them
-    #[arg(long, requires = "names", conflicts_with_all = ["list", "pause", "predict", "record"])]
+    /// Draw what the named experiments call, send and change; with --pause each question waits for the class
+    #[arg(long, requires = "names", conflicts_with_all = ["list", "predict", "record"])]
     pub wire: bool,
     /// Deal the answers anew; 0 deals them as the sheets show them
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -106,11 +108,12 @@ pub(crate) fn draw(lab: &str, args: &DemoArgs) -> Result<ExitCode> {
     let own = env::current_exe()?;
     let scope = own.with_file_name(SCOPE);
     if lab == SCOPE || !scope.is_file() {
-        let how = if lab == SCOPE { "the other labs have it" } else { "build it first: cargo build -p lab00-scope" };
+        let how = if lab == SCOPE { "the other labs have it" } else { "build it first: cargo build --bin lab00-scope" };
         return Ok(usage(lab, &format!("--wire is drawn by lab00-scope; {how}")));
     }
     let mut scope = Command::new(scope);
     scope.args(["run", "--brief", "--"]).arg(own).args(["demo", "--seed", &args.seed.to_string()]).args(&args.names);
+    scope.args(args.pause.then_some("--pause")).env(DRAWN, "yes");
     Err(scope.exec()).at("execve", SCOPE)?
 }
 

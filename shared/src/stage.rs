@@ -1,5 +1,6 @@
 //! Where an experiment speaks: it asks, plays against the kernel, and is decided by what was observed.
 
+use std::env;
 use std::fmt::{Debug, Display};
 use std::fs::File;
 use std::io::Write;
@@ -11,7 +12,7 @@ use anyhow::{Context, Error, Result};
 use kernel::{Counters, Need, NotSeen, Pair, State, need::TIME_WAIT_BUCKETS, tcp_socket, wait::Watchdog};
 use roles::{At, KEYS, Keys, Pressed, Screen, let_signals_end_us};
 
-use crate::cli::DemoArgs;
+use crate::cli::{DRAWN, DemoArgs};
 use crate::lesson::{Experiment, title};
 
 /// The label in front of each line.
@@ -128,7 +129,7 @@ impl Stage {
             screen,
             lab,
             id: "",
-            pause: args.pause,
+            pause: args.pause || args.predict, // what was seen stays until it is read
             predict: args.predict,
             seed: args.seed,
             heading: Vec::new(),
@@ -287,7 +288,7 @@ impl Stage {
 
     /// The command that shows the same in the next terminal, while the class looks at the question.
     pub fn look(&mut self, command: impl Display) {
-        if self.pause {
+        if self.pause && env::var_os(DRAWN).is_none() {
             self.say("look", command);
         }
     }
@@ -306,7 +307,7 @@ impl Stage {
             self.screen.settle();
             self.screen.ask_nothing();
             let pressed = keys.wait();
-            self.no_input = self.pause && !self.heard && matches!(pressed, Pressed::End);
+            self.no_input = !self.predict && !self.heard && matches!(pressed, Pressed::End);
             self.interrupted = matches!(pressed, Pressed::Signal);
             self.heard = true;
             self.lines += 1;
@@ -429,8 +430,10 @@ impl Stage {
 
     /// What was seen stays until the class has read it; what has scrolled off is shown again, a screen at a time.
     fn show_again(&mut self, evidence: &[String], rows: usize) -> Result<()> {
-        self.go_on("[Enter] what was seen, and the verdict   (? keys)")?;
-        for page in evidence.chunks(rows).take(if evidence.len() > rows { usize::MAX } else { 0 }) {
+        let scrolled_off = evidence.len() > rows;
+        let again = if scrolled_off { "what was seen, again, and " } else { "" };
+        self.go_on(&format!("[Enter] {again}the verdict   (? keys)"))?;
+        for page in evidence.chunks(rows).take(if scrolled_off { usize::MAX } else { 0 }) {
             self.screen.line(page.join("\n"));
             self.go_on("[Enter] go on   (? keys)")?;
         }

@@ -26,7 +26,7 @@ Examples:
   cargo lab00                     play all experiments
   cargo lab00 demo --pause        for the projector
   cargo lab00 run -- python3 server.py --and python3 client.py
-  cargo lab00 run --slow 500 -- lab06-listen server --and lab06-listen client
+  cargo lab00 run --slow 500 -- target/debug/lab06-listen demo 3
   cargo lab00 watch               all sockets of this machine, live
   cargo lab00 watch 4444          those of port 4444; ? explains the board
   cargo lab00 watch 4444 --plain | tee log   each change as a line
@@ -37,8 +37,10 @@ Examples:
   cargo lab00 vote --listen 0.0.0.0:8007 --save votes.csv -- lab07 demo
                                   for the room: its phones reach the page
 
-Keys of vote: Enter goes on, k lets the kernel decide now, c shows the code of
-the address, r begins again, s skips, q quits. scripts/votes.sh reads votes.csv.";
+Keys of vote: Enter goes on, k lets the kernel decide now, h shows or hides how
+many voted for each answer (hidden until the last vote is over), c shows the
+code of the address, r begins again, s skips, q quits, ? shows the keys.
+scripts/votes.sh reads votes.csv.";
 
 #[derive(Parser)]
 #[command(version, about = "Calls, segments and states of any program, side by side", after_help = EXAMPLES)]

@@ -263,12 +263,27 @@ fn a_lab_without_the_scope_beside_it_says_how_to_build_it() {
     let folder = TempDir::new();
     let alone = testkit::copy_program(text(&lab), &folder);
     let (code, stderr) = failed(Command::new(alone).args(["demo", "half-close", "--wire"]));
-    let told = "lab09: --wire is drawn by lab00-scope; build it first: cargo build -p lab00-scope\n";
+    let told = "lab09: --wire is drawn by lab00-scope; build it first: cargo build --bin lab00-scope\n";
     assert!(code == 2 && stderr.starts_with(told), "{code} {stderr}");
     let (code, stderr) = failed(Command::new(lab).args(["demo", "--wire"]));
     assert!(code == 2 && stderr.contains("<NAME|NUMBER>"), "{code} {stderr}");
     let (code, stderr) = failed(Command::new(LAB).args(["demo", "1", "--wire"]));
     assert!(code == 2 && stderr.contains("the other labs have it"), "{code} {stderr}");
+}
+
+#[test]
+fn a_drawn_demo_with_pause_stops_at_its_question_and_below_its_verdict() {
+    let Some(lab) = other("lab09-shutdown") else { return };
+    let mut screen = Terminal::start(Command::new(lab).args(["demo", "shut-rd", "--wire", "--pause"]), 80, 24);
+    let asked = screen.wait_for("[Enter] let the kernel decide");
+    assert!(asked.contains("| shutdown(3, SHUT_RD) = 0") && !asked.contains("1b}"), "{asked}");
+    assert!(!asked.contains("\nlook "), "the next terminal does not see a private network: {asked}");
+    screen.type_text("\n");
+    let decided = screen.wait_for("r again, q quit");
+    assert!(decided.contains("recv(3, 1024) = 3") && decided.contains("\nverdict   CORRECTED"), "{decided}");
+    screen.type_text("\n");
+    screen.wait_for(" exited with 0");
+    assert_eq!(screen.end().code(), Some(0));
 }
 
 /// The sheets' ladders: of which lab's sheet, of which of its starred experiments.

@@ -132,8 +132,12 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
     );
     assert_eq!([votes(addr, 1, q, 1, 'f'), votes(addr, 1, q + 1, 1, 'a'), votes(addr, 1, q, 2, 'a')], [400, 409, 409]);
     lecture.screen.wait_for("3 voted, ");
-    let histogram = lecture.press("\n", "[Enter] vote again");
+    let hidden_at_first = lecture.press("\n", "[Enter] vote again");
+    assert!(hidden_at_first.contains("votes        3 voted   (h shows"), "{hidden_at_first}");
+    assert!(!hidden_at_first.contains('%'), "nobody follows the majority: {hidden_at_first}");
+    let histogram = lecture.press("h", "[Enter] vote again");
     assert!(histogram.contains("votes        3 voted") && histogram.contains("  1  33 %"), "{histogram}");
+    assert!(!lecture.press("h", "[Enter] vote again").contains('%'));
     everything();
     let late = exchange(addr, &vote_request(addr, 1, q, 1, 'b'));
     assert!(late.0 == 409 && late.2.starts_with("Too late: that vote is closed."), "{late:?}");
@@ -142,7 +146,8 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
     everything();
     assert_eq!([1, 2].map(|voter| votes(addr, voter, q, 2, 'a')), [200; 2]);
     lecture.screen.wait_for("2 voted, ");
-    lecture.press("\n", "[Enter] let the kernel decide");
+    let both = lecture.press("\n", "[Enter] let the kernel decide");
+    assert!(both.contains("vote 1: 3 voted") && both.contains("vote 2: 2 voted"), "{both}");
     assert_eq!(lecture.saved().lines().count(), 1, "nothing is kept before the verdict");
     let decided = lecture.press("\n", "[Enter] go on   (r again");
     let below = decided.split_once("\nverdict   CONFIRMED  a) ").unwrap().1;
@@ -161,6 +166,9 @@ fn a_whole_demo_is_voted_on_and_both_histograms_stand_below_each_verdict() {
     assert_eq!([votes(addr, 1, q + 1, 1, 'b'), votes(addr, 1, q + 2, 1, 'b')], [409, 200]);
     lecture.screen.wait_for("1 voted, ");
     lecture.press("?", "k: the kernel decides now");
+    lecture.screen.wait_for("[Enter] back");
+    let again = lecture.press("\n", "1 voted, ");
+    assert!(again.contains("vote at   http://"), "the address and its code come back: {again}");
     lecture.press("c", "[Enter] back");
     lecture.press("\n", "1 voted, ");
     lecture.press("s", "by round");
@@ -285,7 +293,8 @@ fn five_hundred_vote_at_once() {
     }
     assert!(socks.iter_mut().all(|sock| answer(sock).0 == 200));
     lecture.screen.wait_for("500 voted, 500 here");
-    let histogram = lecture.press("\n", "[Enter] vote again");
+    lecture.press("\n", "[Enter] vote again");
+    let histogram = lecture.press("h", "[Enter] vote again");
     assert!(histogram.contains("100  20 %") && histogram.contains("400  80 %"), "{histogram}");
 }
 
@@ -376,7 +385,7 @@ fn what_cannot_be_played_or_served_is_said() {
     let copy = folder.path().join("lab00-scope");
     assert!(Command::new("install").args(["-m", "755", LAB]).arg(&copy).status().unwrap().success());
     let (code, stderr) = failed(Command::new(&copy).args(["vote", "--", "lab07", "demo"]));
-    assert!(code == 2 && stderr.ends_with("  hint: cargo build -p lab07-multiclient\n"), "{stderr}");
+    assert!(code == 2 && stderr.ends_with("  hint: cargo build --bin lab07-multiclient\n"), "{stderr}");
 
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = taken.local_addr().unwrap().to_string();

@@ -54,7 +54,7 @@ enum Command {
 
 #[derive(Args)]
 struct HoldArgs {
-    /// Address and port to bind; port 0 lets the kernel choose
+    /// What to bind: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Socket type: stream is TCP, dgram is UDP; tcp and udp are understood, too

@@ -174,7 +174,7 @@ fn a_bound_udp_socket_is_in_every_table_and_a_bound_tcp_socket_in_no_state_of_tc
     }
     let states = |addr: SocketAddr| run(Command::new(root().join("scripts/states.sh")).arg(addr.port().to_string()));
     assert!(states(udp_addr).stdout.contains(&format!("lab02-bind/{}", udp.pid())), "{:?}", states(udp_addr));
-    assert!(new_ss || states(tcp_addr).stdout.contains("no socket has port"), "{:?}", states(tcp_addr));
+    assert!(new_ss || states(tcp_addr).stdout.contains("no table has a socket with port"), "{:?}", states(tcp_addr));
     // And yet both ports are taken, each for its protocol.
     let fds = run(Command::new(root().join("scripts/fds.sh")).arg(tcp.pid().to_string()));
     assert!(fds.stdout.contains("socket:[") && (new_ss || fds.stdout.contains("in no table")), "{fds:?}");

@@ -111,7 +111,7 @@ struct ReceiveArgs {
 struct SendArgs {
     /// What to send; - is standard input, read to its end [default: the lecture's 84001 bytes]
     file: Option<PathBuf>,
-    /// Where to
+    /// Where to send: PORT, ADDRESS or ADDRESS:PORT
     #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS", value_parser = destination("127.0.0.1:7778"))]
     to: SocketAddr,
     /// Port to send from; a second sender needs another one: 0 lets the kernel choose [default: 7777]
@@ -141,7 +141,7 @@ struct RelayArgs {
     /// Address to receive on and to send from
     #[arg(long, value_name = "ADDRESS")]
     bind: Option<Place>,
-    /// Where to
+    /// Where to send: PORT, ADDRESS or ADDRESS:PORT
     #[arg(long, default_value = "127.0.0.1:7778", value_name = "ADDRESS", value_parser = destination("127.0.0.1:7778"))]
     to: SocketAddr,
     /// Start of the random series: the same seed and rates, the same fates

@@ -28,8 +28,8 @@ use crate::{
 const UNDER_WAY: usize = 8;
 /// Late doubles are recognised for this many complete messages.
 const REMEMBERED: usize = 64;
-/// Missing blocks are told after a silence of twice the last gap between two datagrams, and of this at the most: a sender
-/// with --gap is slow, and what it has not sent yet is not missing.
+/// Missing blocks are told after a silence of twice the last gap between two blocks of a message, and of this at the most: a
+/// sender with --gap is slow, and what it has not sent yet is not missing.
 const SILENCE_LIMIT: Duration = Duration::from_secs(3);
 /// So many missing numbers, or stretches of them, fit on a line.
 const NAMED: usize = 10;
@@ -84,8 +84,6 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
             Err(Errno::EAGAIN | Errno::EINTR) => continue,
             result => result.at("recvfrom", addr)?,
         };
-        let gap = if table.under_way.is_empty() { Duration::ZERO } else { last_datagram.elapsed() };
-        silence = silence_after(gap);
         (last_datagram, told) = (Instant::now(), args.pause); // with --pause the end tells it
         let source = source_addr(source)?;
         let block = match parse(&buffer[..bytes_read]) {
@@ -96,7 +94,9 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
             }
         };
         fold.line(&mut screen, format!("Received block of {HEADER_LEN}+{} from {source}", block.payload.len()));
-        match table.take((source, block.message), &block) {
+        let taken = table.take((source, block.message), &block, last_datagram);
+        silence = table.silence();
+        match taken {
             Taken::Added => {}
             Taken::AnotherLength => {
                 fold.line(
@@ -134,15 +134,26 @@ pub fn run(args: &ReceiveArgs) -> Result<()> {
     Ok(())
 }
 
-/// How long it must be silent after this gap before missing blocks are told.
-fn silence_after(gap: Duration) -> Duration {
-    (2 * gap).clamp(Duration::from_millis(SILENCE_MS.into()), SILENCE_LIMIT)
+/// A message of which some blocks have come.
+struct UnderWay {
+    key: Key,
+    assembly: Assembly,
+    last_block: Instant,
+    /// Between its last two blocks; not known after the first one.
+    gap: Option<Duration>,
+}
+
+impl UnderWay {
+    /// How long it must be silent before its missing blocks are told.
+    fn silence(&self) -> Duration {
+        self.gap.map_or(SILENCE_LIMIT, |gap| (2 * gap).clamp(Duration::from_millis(SILENCE_MS.into()), SILENCE_LIMIT))
+    }
 }
 
 /// The messages under way, oldest first, and the last ones that are complete.
 #[derive(Default)]
 struct Table {
-    under_way: Vec<(Key, Assembly)>,
+    under_way: Vec<UnderWay>,
     complete: VecDeque<Key>,
 }
 
@@ -160,32 +171,46 @@ enum Taken {
 }
 
 impl Table {
-    fn take(&mut self, key: Key, block: &Block<'_>) -> Taken {
+    fn take(&mut self, key: Key, block: &Block<'_>, now: Instant) -> Taken {
         if self.complete.contains(&key) {
             return Taken::Added; // a late double
         }
-        let assembly = match self.under_way.iter().position(|(known, _)| *known == key) {
-            None => Assembly::new(block),
-            Some(at) if !self.under_way[at].1.add(block) => return Taken::AnotherLength,
-            Some(at) if !self.under_way[at].1.is_whole() => return Taken::Added,
-            Some(at) => self.under_way.remove(at).1,
+        let message = match self.under_way.iter().position(|message| message.key == key) {
+            None => UnderWay { key, assembly: Assembly::new(block), last_block: now, gap: None },
+            Some(at) => {
+                let message = &mut self.under_way[at];
+                if !message.assembly.add(block) {
+                    return Taken::AnotherLength;
+                }
+                message.gap = Some(now - message.last_block);
+                message.last_block = now;
+                if !message.assembly.is_whole() {
+                    return Taken::Added;
+                }
+                self.under_way.remove(at)
+            }
         };
-        if assembly.is_whole() {
+        if message.assembly.is_whole() {
             self.complete.truncate(REMEMBERED - 1);
             self.complete.push_front(key);
-            return Taken::Last(assembly);
+            return Taken::Last(message.assembly);
         }
-        self.under_way.push((key, assembly));
+        self.under_way.push(message);
         if self.under_way.len() <= UNDER_WAY {
             return Taken::Added;
         }
-        let (oldest_key, oldest) = self.under_way.remove(0);
-        Taken::Instead(oldest_key, oldest)
+        let oldest = self.under_way.remove(0);
+        Taken::Instead(oldest.key, oldest.assembly)
+    }
+
+    /// How long it must be silent before missing blocks are told: as long as the slowest sender needs.
+    fn silence(&self) -> Duration {
+        self.under_way.iter().map(UnderWay::silence).max().unwrap_or_default()
     }
 
     /// Says which blocks are missing.
     fn tell(&self, screen: &mut Screen) {
-        for ((source, number), assembly) in &self.under_way {
+        for UnderWay { key: (source, number), assembly, .. } in &self.under_way {
             let missing = assembly.missing();
             screen.line(format_args!(
                 "Message {number} of {source}: missing {} of {}",
@@ -219,9 +244,18 @@ mod tests {
 
     #[test]
     fn what_a_slow_sender_will_send_in_time_is_not_missing() {
-        let silence_ms = |gap_ms| silence_after(Duration::from_millis(gap_ms)).as_millis();
-        assert_eq!([0, 1, 500, 1000].map(silence_ms), [200, 200, 1000, 2000]);
-        assert_eq!(silence_ms(60_000), 3000, "the gap before another message");
+        let (slow, fast) = ("127.0.0.1:9".parse().unwrap(), "127.0.0.1:10".parse().unwrap());
+        let (blocks, begin, mut table) = (cut(&[b'x'; 9000], 1), Instant::now(), Table::default());
+        let mut silence_ms = |source, at: usize, ms| {
+            table.take((source, 1), &parse(&blocks[at]).unwrap(), begin + Duration::from_millis(ms));
+            table.silence().as_millis()
+        };
+        assert_eq!(silence_ms(slow, 0, 0), 3000, "the first block tells no gap");
+        assert_eq!(silence_ms(slow, 1, 1000), 2000);
+        assert_eq!(silence_ms(fast, 0, 1001), 3000);
+        assert_eq!(silence_ms(fast, 1, 1002), 2000, "the slow one's");
+        assert_eq!(silence_ms(slow, 2, 1003), 200);
+        assert_eq!(silence_ms(slow, 3, 60_000), 3000);
     }
 
     #[test]
@@ -236,18 +270,18 @@ mod tests {
         let mut table = Table::default();
         let first_of = |number| cut(&[b'x'; 3000], number).swap_remove(0);
         for number in 0..8 {
-            let taken = table.take((source, number), &parse(&first_of(number)).unwrap());
+            let taken = table.take((source, number), &parse(&first_of(number)).unwrap(), Instant::now());
             assert!(matches!(taken, Taken::Added), "{taken:?}");
         }
-        let ninth = table.take((source, 8), &parse(&first_of(8)).unwrap());
+        let ninth = table.take((source, 8), &parse(&first_of(8)).unwrap(), Instant::now());
         assert!(matches!(&ninth, Taken::Instead((_, 0), oldest) if oldest.arrived() == 1), "{ninth:?}");
         assert_eq!(table.under_way.len(), UNDER_WAY);
         let datagrams = cut(b"short", 99);
         let block = parse(&datagrams[0]).unwrap();
         table.under_way.clear();
-        let last = table.take((source, 99), &block);
+        let last = table.take((source, 99), &block, Instant::now());
         assert!(matches!(&last, Taken::Last(whole) if whole.bytes() == b"short"), "{last:?}");
-        assert!(matches!(table.take((source, 99), &block), Taken::Added) && table.under_way.is_empty());
+        assert!(matches!(table.take((source, 99), &block, Instant::now()), Taken::Added) && table.under_way.is_empty());
     }
 
     #[test]
@@ -255,9 +289,9 @@ mod tests {
         let source = "127.0.0.1:9".parse().unwrap();
         let mut table = Table::default();
         let (datagrams, longer) = (cut(&[b'x'; 3000], 1), cut(&[b'x'; 3001], 1));
-        table.take((source, 1), &parse(&datagrams[0]).unwrap());
-        let taken = table.take((source, 1), &parse(&longer[1]).unwrap());
+        table.take((source, 1), &parse(&datagrams[0]).unwrap(), Instant::now());
+        let taken = table.take((source, 1), &parse(&longer[1]).unwrap(), Instant::now());
         assert!(matches!(taken, Taken::AnotherLength), "{taken:?}");
-        assert_eq!(table.under_way[0].1.missing(), [2, 3]);
+        assert_eq!(table.under_way[0].assembly.missing(), [2, 3]);
     }
 }

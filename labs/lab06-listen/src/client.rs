@@ -12,6 +12,7 @@ use nix::{
     errno::Errno,
     poll::{PollFd, PollFlags, PollTimeout, poll},
     sys::socket::{MsgFlags, recv},
+    sys::termios::{FlushArg, tcflush},
 };
 use shared::{At, Pause, Screen, Stop};
 use socket2::{Domain, Socket, Type};
@@ -52,6 +53,7 @@ pub fn run(args: &ClientArgs) -> Result<()> {
 
     screen.line("Press Enter to terminate ...");
     let input = stdin();
+    let _ = tcflush(&input, FlushArg::TCIFLUSH); // an Enter that was pressed too early; ENOTTY in a pipe
     let mut fds = [stop.as_fd(), input.as_fd(), sock.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
     while poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {}
     if fds[2].any().unwrap_or(false) {

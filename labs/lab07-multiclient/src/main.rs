@@ -78,7 +78,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose [default: 127.0.0.1:4444]
     #[arg(value_name = "PORT|ADDRESS")]
     place: Option<Place>,
     /// Address to listen on, beside a PORT; 0.0.0.0 or :: for all
@@ -97,7 +97,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ServerEpollArgs {
-    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose [default: 127.0.0.1:4444]
     #[arg(value_name = "PORT|ADDRESS")]
     place: Option<Place>,
     /// Address to listen on, beside a PORT; 0.0.0.0 or :: for all
@@ -119,7 +119,7 @@ struct ServerEpollArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; or a port and an address
+    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; port and address in any order [default: 127.0.0.1:4444]
     #[arg(value_name = "PORT|ADDRESS", num_args = 0..=2)]
     places: Vec<Place>,
     /// Wait for Enter before socket, connect, shutdown, and each send and recv

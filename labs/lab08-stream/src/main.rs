@@ -80,10 +80,10 @@ enum Command {
 
 #[derive(Args)]
 struct SendArgs {
-    /// The receiver's place: PORT, ADDRESS or ADDRESS:PORT
+    /// The receiver: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
-    /// The text of the message [default: Hello world!]
+    /// The text of the message [default: "Hello world!"]
     #[arg(long, value_name = "TEXT")]
     message: Option<String>,
     /// Repeat the text so many times [default: 7000, or 1 with --message]

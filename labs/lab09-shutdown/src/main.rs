@@ -59,7 +59,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Wait for Enter before each socket call
@@ -69,7 +69,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// The server's address
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// What to send

@@ -73,7 +73,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Close each connection at once, before its client does
@@ -89,7 +89,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// The server's address
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Close at once, before the server does

@@ -33,12 +33,15 @@ use socket2::Socket;
 const LAB: &str = env!("CARGO_PKG_NAME");
 const EXAMPLES: &str = "\
 Examples:
-  cargo lab12                      play all experiments
-  cargo lab12 demo killed --pause  one of them, for the projector
-  cargo lab12 server               terminal 1: 127.0.0.1:7777
-  cargo lab12 client               terminal 2: type lines, /unplug, /plug
-  cargo lab12 client --keepalive 1,1,1 hears of a cut even while idle
-  nc 127.0.0.1 7777                any program that sends lines is a client";
+  cargo lab12                           play all experiments
+  cargo lab12 demo killed --pause       one of them, for the projector
+  cargo lab12 server                    terminal 1: 127.0.0.1:7777
+  cargo lab12 client                    terminal 2: type lines
+  cargo lab12 client --keepalive 1,1,1  hears of a cut even while idle
+  nc 127.0.0.1 7777                     any program that sends lines will do
+
+In both terminals /unplug and /plug are not sent: they cut the cable at this
+end, and mend it.";
 
 #[derive(Parser)]
 #[command(version, about = "What a program learns once the other end or the cable is gone", after_help = EXAMPLES)]
@@ -67,7 +70,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Wait for Enter before each socket call
@@ -77,7 +80,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// The server's address
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Probe an idle connection: seconds until the first probe, seconds between probes, probes without an answer

@@ -77,7 +77,7 @@ enum Command {
 /// What both servers understand.
 #[derive(Args)]
 struct ServerArgs {
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:8080", value_parser = shared::address("127.0.0.1:8080"))]
     address: SocketAddr,
     /// Clients that may wait in the kernel until accept has time for them
@@ -86,7 +86,7 @@ struct ServerArgs {
     /// Close a connection that has sent nothing for so long, or not taken its echo; 0: never, as in the manual
     #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = deadline)]
     deadline: Deadline,
-    /// No line for each connection
+    /// Leave out the line for each connection
     #[arg(long)]
     quiet: bool,
     /// Wait for Enter before socket, setsockopt, bind, listen and each accept
@@ -114,7 +114,7 @@ struct MultiArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// HOST, PORT or HOST:PORT of the server; host and port in any order [default: 127.0.0.1:8080]
+    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; port and address in any order [default: 127.0.0.1:8080]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
     /// Wait for Enter before each socket call
@@ -124,7 +124,7 @@ struct ClientArgs {
 
 #[derive(Args)]
 struct LoadArgs {
-    /// The server's address
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:8080", value_parser = shared::destination("127.0.0.1:8080"))]
     address: SocketAddr,
     /// Clients at the same time, a thread each
@@ -133,7 +133,7 @@ struct LoadArgs {
     /// Requests of each client
     #[arg(long, default_value = "100", value_name = "N", value_parser = at_least_one)]
     requests: NonZeroUsize,
-    /// So long instead of so many requests
+    /// Go on for so many seconds, however many requests that makes
     #[arg(long, value_name = "SECONDS", value_parser = value_parser!(u16).range(1..))]
     seconds: Option<u16>,
     /// The bytes of each request; else 1, 36, 512 and 20000 in turns
@@ -142,7 +142,7 @@ struct LoadArgs {
     /// Keep the connection for all requests of a client; else a connection for each
     #[arg(long)]
     kept: bool,
-    /// So many clients more that connect and say nothing
+    /// Further clients, which connect and say nothing
     #[arg(long, default_value_t = 0, value_name = "N")]
     slow: usize,
     /// One client of ten resets its connections in the middle of a request

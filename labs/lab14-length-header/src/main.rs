@@ -67,7 +67,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose [default: 127.0.0.1:5050]
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose [default: 127.0.0.1:5050]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
     /// The longest message, in bytes
@@ -89,7 +89,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// PORT, ADDRESS, NAME or ADDRESS:PORT of the server; port and address in any order [default: 127.0.0.1:5050]
+    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; port and address in any order [default: 127.0.0.1:5050]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
     /// Send the exam's three messages, Enter between them, and !DISCONNECT

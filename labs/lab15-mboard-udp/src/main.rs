@@ -88,7 +88,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// PORT, ADDRESS, NAME or ADDRESS:PORT of the server; port and address in any order [default: 127.0.0.1:7777]
+    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; port and address in any order [default: 127.0.0.1:7777]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
     /// Publish this text; - reads it from standard input

@@ -71,7 +71,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose [default: 127.0.0.1:7777]
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose [default: 127.0.0.1:7777]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
     /// Keep the messages in this file; a message is confirmed once it is on disk
@@ -90,7 +90,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct ClientArgs {
-    /// PORT, ADDRESS, NAME or ADDRESS:PORT of the server; port and address in any order [default: 127.0.0.1:7777]
+    /// The server: PORT, ADDRESS, NAME or ADDRESS:PORT; port and address in any order [default: 127.0.0.1:7777]
     #[arg(num_args = 0..=2)]
     address: Vec<Place>,
     /// Publish this text; - sends standard input as it comes, any bytes

@@ -20,7 +20,7 @@ use nix::{
     },
     unistd::Pid,
 };
-use shared::{At, own_program};
+use shared::{At, PARENT, own_program};
 use socket2::Socket;
 
 use crate::serve::Serving;
@@ -60,7 +60,7 @@ impl Children {
         let arguments: Vec<OsString> = env::args_os().skip_while(|argument| argument != "server").skip(1).collect();
         let mut command = Command::new(own_program()?);
         command.arg("work").arg(number.to_string()).args(arguments);
-        command.env("LAB_PARENT", std::process::id().to_string());
+        command.env(PARENT, std::process::id().to_string());
         command.stdin(Stdio::from(self.input.try_clone().at("dup", "")?));
         if let Some(output) = &self.output {
             command.stdout(Stdio::from(output.try_clone().at("dup", "")?));

@@ -93,7 +93,7 @@ enum Service {
 struct ServerArgs {
     /// How the work is divided
     model: Model,
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// What clients get; without it what the lecture's program of this model offers
@@ -130,7 +130,7 @@ struct ServerArgs {
 
 #[derive(Args)]
 struct SimulatorArgs {
-    /// The server's address
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:7777", value_parser = destination("127.0.0.1:7777"))]
     address: SocketAddr,
     /// Clients, a thread each. The second one starts when the first is served, or after 0.1 s

@@ -79,7 +79,7 @@ enum Command {
 
 #[derive(Args)]
 struct FilesArgs {
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:8020", value_parser = address("127.0.0.1:8020"))]
     address: SocketAddr,
     /// How many files: 1.bin, 2.bin and so on

@@ -84,7 +84,7 @@ enum Command {
 
 #[derive(Args)]
 struct PageArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:8080", value_parser = address("127.0.0.1:8080"))]
     address: SocketAddr,
     /// Close each connection after one answer
@@ -103,7 +103,7 @@ struct PageArgs {
 
 #[derive(Args)]
 struct VisitArgs {
-    /// The server's address
+    /// The server: PORT, ADDRESS or ADDRESS:PORT
     #[arg(default_value = "127.0.0.1:8080", value_parser = destination("127.0.0.1:8080"))]
     address: SocketAddr,
     /// Ask for "Connection: close": a connection for each request
@@ -125,7 +125,7 @@ struct VisitArgs {
 
 #[derive(Args)]
 struct HostArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:2222", value_parser = address("127.0.0.1:2222"))]
     address: SocketAddr,
     /// Wait for Enter before each socket call

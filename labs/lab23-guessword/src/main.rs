@@ -102,7 +102,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose [default: 127.0.0.1:7777, whiteboard 7778]
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose [default: 127.0.0.1:7777, whiteboard 7778]
     address: Option<Place>,
     /// Clients that are let in at the same time, with and without a name
     #[arg(long, default_value = "32", value_name = "N", value_parser = at_least_one)]

@@ -78,7 +78,7 @@ impl Caller<'_> {
                 Err(failure) => Err(failure.into_error()).with_context(|| format!("{name} at {addr}")),
             }
         };
-        let mut lines = Vec::new();
+        let (mut lines, mut screen) = (Vec::new(), Screen::new());
         if args.methods {
             let Some(names) = call("system.listMethods", vec![])? else { return Ok(None) };
             for name in array(names)? {
@@ -88,6 +88,7 @@ impl Caller<'_> {
             }
         }
         if args.slow {
+            screen.line("slow() returns once Enter is pressed at the server");
             let Some(_) = call("slow", vec![])? else { return Ok(None) };
             lines.push("slow() has returned".into());
         }
@@ -98,7 +99,11 @@ impl Caller<'_> {
         if args.last.is_some() || (message.is_none() && !args.methods && !args.slow) {
             let count = i32::try_from(args.last.unwrap_or(0))?;
             let Some(ids) = call("last", vec![Value::Integer(count)])? else { return Ok(None) };
-            for id in array(ids)? {
+            let ids = array(ids)?;
+            if ids.is_empty() {
+                lines.push("The board has no messages".into());
+            }
+            for id in ids {
                 let Some(message) = call("get", vec![id.clone()])? else { return Ok(None) };
                 lines.push(line(&id, &array(message)?));
             }

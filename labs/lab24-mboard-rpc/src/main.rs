@@ -82,7 +82,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// A thread for each connection
@@ -156,7 +156,7 @@ struct ClientArgs {
 
 #[derive(Args)]
 struct NamesArgs {
-    /// Address to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7770", value_parser = address("127.0.0.1:7770"))]
     address: SocketAddr,
     /// Seconds after which a service is forgotten that does not register again

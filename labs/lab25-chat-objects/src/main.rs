@@ -77,7 +77,7 @@ enum Command {
 
 #[derive(Args)]
 struct ServerArgs {
-    /// PORT, ADDRESS or ADDRESS:PORT to listen on; port 0 lets the kernel choose
+    /// Where to listen: PORT, ADDRESS or ADDRESS:PORT; port 0 lets the kernel choose
     #[arg(default_value = "127.0.0.1:7777", value_parser = address("127.0.0.1:7777"))]
     address: SocketAddr,
     /// The group in which clients ask who serves

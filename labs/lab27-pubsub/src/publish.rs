@@ -1,18 +1,14 @@
 //! Publishes a text, or lines as they are typed, and ends. Who receives them, and when, is the broker's business.
 
-use std::{io::stdin, os::fd::AsFd, process::id};
+use std::process::id;
 
-use anyhow::{Error, Result};
-use nix::{
-    errno::Errno,
-    poll::{PollFd, PollFlags, PollTimeout, poll},
-    unistd::read,
-};
-use shared::{At, Pause, Screen, Stop};
+use anyhow::Result;
+use shared::{Pause, Screen, Stop};
 
 use crate::{
     PublishArgs,
-    mqtt::{self, As, Mqtt, Stopped, Until},
+    mqtt::{self, As, Mqtt, Until},
+    work::typed,
 };
 
 /// What the broker said at last.
@@ -47,21 +43,13 @@ pub fn run(args: &PublishArgs) -> Result<()> {
 
 /// Standard input, line by line, up to its end.
 fn each_line(stop: &Stop, mut publish: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-    let (input, mut buffer, mut line) = (stdin(), vec![0; 4096], Vec::new());
+    let (mut buffer, mut line) = (vec![0; 4096], Vec::new());
     loop {
-        let mut fds = [stop.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
-        if poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {
-            continue;
-        }
-        if stop.requested() {
-            return Err(Error::new(Stopped));
-        }
-        match read(&input, &mut buffer) {
-            Err(Errno::EINTR | Errno::EAGAIN) => {}
-            Ok(0) if line.is_empty() => return Ok(()),
-            Ok(0) => return publish(&line), // its last line has no newline
+        match typed(stop, &mut buffer)? {
+            0 if line.is_empty() => return Ok(()),
+            0 => return publish(&line), // its last line has no newline
             bytes_read => {
-                for byte in &buffer[..bytes_read.at("read", "standard input")?] {
+                for byte in &buffer[..bytes_read] {
                     match byte {
                         b'\n' => publish(&std::mem::take(&mut line))?,
                         byte => line.push(*byte),

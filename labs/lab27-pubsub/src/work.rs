@@ -65,7 +65,19 @@ pub fn worker(args: &WorkerArgs) -> Result<()> {
 
 /// Waits for Enter; false at the end of input.
 pub fn enter(stop: &Stop) -> Result<bool> {
-    let (input, mut byte) = (stdin(), [0]);
+    let mut byte = [0];
+    loop {
+        match typed(stop, &mut byte)? {
+            0 => return Ok(false),
+            _ if byte == *b"\n" => return Ok(true),
+            _ => {}
+        }
+    }
+}
+
+/// Waits for bytes of standard input, and for Ctrl-C beside them; 0 at its end.
+pub fn typed(stop: &Stop, buffer: &mut [u8]) -> Result<usize> {
+    let input = stdin();
     loop {
         let mut fds = [stop.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
         if poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {
@@ -74,13 +86,9 @@ pub fn enter(stop: &Stop) -> Result<bool> {
         if stop.requested() {
             return Err(Error::new(Stopped));
         }
-        match read(&input, &mut byte) {
+        match read(&input, buffer) {
             Err(Errno::EINTR | Errno::EAGAIN) => {}
-            bytes_read => match bytes_read.at("read", "standard input")? {
-                0 => return Ok(false),
-                _ if byte == *b"\n" => return Ok(true),
-                _ => {}
-            },
+            bytes_read => return Ok(bytes_read.at("read", "standard input")?),
         }
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
     keys::{KEYS, Keys, Pressed, let_signals_end_us},
     place::{Place, address, destination},
     random::SplitMix64,
-    role::{Role, end_with_parent, own_program},
+    role::{PARENT, Role, end_with_parent, own_program},
     screen::{Screen, escaped},
     stop::{Pause, Stop},
     timeline::{Timeline, TimelinePhase, TimelineRow},

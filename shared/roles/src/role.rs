@@ -24,8 +24,8 @@ use crate::At;
 const ANSWER_LIMIT: Duration = Duration::from_secs(10);
 /// A link to the program that runs, whatever has become of its file.
 const RUNS: &str = "/proc/self/exe";
-/// Tells a child whose death it shall not outlive.
-const PARENT: &str = "LAB_PARENT";
+/// The variable that tells a child whose death it shall not outlive.
+pub const PARENT: &str = "LAB_PARENT";
 
 /// Called first by every lab: a role started by a demo ends with it, even with `kill -9`.
 ///

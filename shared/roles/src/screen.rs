@@ -28,6 +28,8 @@ pub struct Screen {
     /// The cursor stands behind a prompt, not at the start of a line.
     open: bool,
     emphasis: bool,
+    /// A terminal that only writes line by line: TERM=dumb, as below lab00-scope's run.
+    dumb: bool,
     /// Columns and rows of the terminal, once measured.
     size: Option<(usize, usize)>,
 }
@@ -37,8 +39,9 @@ impl Screen {
     #[expect(clippy::new_without_default, reason = "it looks at the environment")]
     pub fn new() -> Self {
         let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        Screen { prompt: None, open: false, emphasis: stdout().is_terminal() && !no_color && !dumb, size: None }
+        let terminal = stdout().is_terminal();
+        let dumb = terminal && std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+        Screen { prompt: None, open: false, emphasis: terminal && !no_color && !dumb, dumb, size: None }
     }
 
     /// Writes one line; a prompt that stands there keeps its own line.
@@ -60,8 +63,8 @@ impl Screen {
     /// Shows the prompt, if one is due and not already there. Call it before waiting.
     pub fn settle(&mut self) {
         if let (Some(prompt), false) = (&self.prompt, self.open) {
-            write_or_end(prompt);
-            self.open = true;
+            write_or_end(format_args!("{prompt}{}", if self.dumb { "\n" } else { "" }));
+            self.open = !self.dumb;
         }
     }
 
@@ -121,9 +124,9 @@ impl Screen {
         lines.trim_end().into()
     }
 
-    /// Clears the screen where it is a terminal.
+    /// Clears the screen where it is a terminal that can.
     pub fn clear(&mut self) {
-        if stdout().is_terminal() {
+        if stdout().is_terminal() && !self.dumb {
             write_or_end("\x1b[2J\x1b[H");
         }
     }

@@ -206,6 +206,11 @@ fn votes_reads_what_every_lab_records() {
         }
         screen.wait_for("then Enter (s skip, q quit)");
         screen.type_text("a\n");
+        // What is too long for the screen waits once more before the verdict.
+        while !screen.wait_for("? keys) ").contains("r again") {
+            screen.type_text("\n");
+        }
+        screen.type_text("\n");
         screen.end();
         Some(path)
     };
@@ -386,7 +391,7 @@ fn classroom_shows_the_sockets_of_the_demo_beside_it_and_of_the_next_experiment(
         let waits = wait_until("the end of the experiment", LIMIT, || {
             let shown = classroom.shown(&demo);
             let over = shown.contains("r again, q quit").then_some(false);
-            Ok(over.or(shown.contains("what was seen, and the verdict").then_some(true)))
+            Ok(over.or(shown.contains("the verdict   (? keys)").then_some(true)))
         });
         if waits.unwrap() {
             classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
@@ -429,7 +434,7 @@ fn classroom_with_step_types_the_commands_and_starts_nothing() {
     let bin = built();
     let set_out = classroom.script(&["07", "--step", "--detach", "--port", &port, "--bin", bin.to_str().unwrap()]);
     assert_eq!(set_out.code(), 0, "{set_out:?}");
-    classroom.wait_for(&format!("no socket has port {port}"));
+    classroom.wait_for(&format!("no table has a socket with port {port}"));
     let server = classroom.panes()[0].0.clone();
     assert!(classroom.shown(&server).contains(&format!("$ lab07-multiclient server {port}\n")));
     classroom.tmux(&["send-keys", "-t", &server, "Enter"]);
@@ -437,6 +442,33 @@ fn classroom_with_step_types_the_commands_and_starts_nothing() {
     classroom.wait_for("LISTEN");
     assert!(!classroom.panes().iter().any(|(pane, ..)| classroom.shown(pane).contains("> Connected")));
     assert!(classroom.tmux(&["show-options", "-v", "status-right"]).contains("end: scripts/classroom.sh 07 --end"));
+}
+
+#[test]
+fn classroom_with_step_asks_before_a_second_enter_ends_a_program() {
+    if skip_without(!have("tmux"), "tmux", "apt-get install tmux") {
+        return;
+    }
+    let classroom = Classroom::new();
+    let port = free_port(5950).to_string();
+    let bin = built();
+    let set_out = classroom.script(&["06", "--step", "--detach", "--port", &port, "--bin", bin.to_str().unwrap()]);
+    assert_eq!(set_out.code(), 0, "{set_out:?}");
+    let mut attach = Command::new("tmux");
+    attach.env_remove("TMUX").env("TMUX_TMPDIR", classroom.folder.path()).args(["-L", "labkit", "attach-session"]);
+    let mut screen = Terminal::start(&mut attach, 100, 30);
+    screen.wait_for("$ lab06-listen listen");
+    screen.type_text("\r");
+    classroom.wait_for("Press Enter to terminate ...");
+    screen.type_text("\r");
+    screen.wait_for("send it? (y/n)");
+    screen.type_text("\r"); // no y
+    screen.wait_for("end: scripts/classroom.sh");
+    classroom.wait_for("LISTEN");
+    screen.type_text("\r");
+    screen.wait_for("send it? (y/n)");
+    screen.type_text("y");
+    classroom.wait_for("Terminating ...");
 }
 
 #[test]

@@ -88,7 +88,7 @@ impl Command {
         }
         // A lab that is started by another lab's test ends with its parent, and this is another parent. A terminal
         // without colours is what the picture can show.
-        program.env_remove("LAB_PARENT").env("TERM", "dumb").env("NO_COLOR", "1");
+        program.env_remove(shared::PARENT).env("TERM", "dumb").env("NO_COLOR", "1");
         let child = program.spawn().context("cannot start a process; see the limit: ulimit -u")?;
         let process = child.id().cast_signed();
         for (from, error) in [(stdout, false), (stderr, true)] {

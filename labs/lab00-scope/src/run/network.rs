@@ -42,7 +42,7 @@ impl Network {
 pub fn enter() -> Result<Network> {
     // What fails half-way cannot be undone: a child tries it first.
     let mut probe = Command::new("/proc/self/exe");
-    probe.env_remove("LAB_PARENT"); // it has another parent than we have
+    probe.env_remove(shared::PARENT); // it has another parent than we have
     let probe =
         probe.args(["run", "--probe"]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     if probe.is_ok_and(|status| status.success()) {

@@ -13,7 +13,7 @@ const USUAL: (usize, usize) = (80, 24);
 /// What a program killed by SIGPIPE leaves behind, as in shared::Screen.
 const EXIT_CLOSED_PIPE: i32 = 141;
 
-/// What was pressed; the same keys as in a demo, and two of our own.
+/// What was pressed; the same keys as in a demo, and three of our own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Key {
     /// Enter, Space, Right, PageDown.
@@ -25,6 +25,8 @@ pub enum Key {
     Help,
     /// The code of the address.
     Code,
+    /// Hides the votes for each answer, or shows them.
+    Hide,
     /// The kernel decides now, without another vote.
     Kernel,
     Other,
@@ -111,6 +113,7 @@ impl Console {
             b"q" | b"Q" => Key::Quit,
             b"?" => Key::Help,
             b"c" | b"C" => Key::Code,
+            b"h" | b"H" => Key::Hide,
             b"k" | b"K" => Key::Kernel,
             _ => Key::Other,
         })
@@ -256,7 +259,7 @@ mod tests {
     fn the_keys_of_a_clicker_are_those_of_a_demo() {
         let mut console = Console {
             before: None,
-            typed: b" \x1b[C\x1b[5~R?ck\nx\x1b[".to_vec(),
+            typed: b" \x1b[C\x1b[5~R?chk\nx\x1b[".to_vec(),
             draws: false,
             columns: 80,
             rows: 24,
@@ -266,7 +269,7 @@ mod tests {
         };
         let keys: Vec<Key> = std::iter::from_fn(|| console.key()).collect();
         use Key::*;
-        assert_eq!(keys, [Go, Go, Again, Again, Help, Code, Kernel, Go, Other]);
+        assert_eq!(keys, [Go, Go, Again, Again, Help, Code, Hide, Kernel, Go, Other]);
         assert_eq!(console.typed, b"\x1b[", "half a key waits for its rest");
     }
 }

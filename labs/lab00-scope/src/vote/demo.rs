@@ -13,14 +13,10 @@ use nix::fcntl::OFlag;
 use nix::pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use shared::At;
+use shared::{At, PARENT};
 
 /// A demo that was told to end has its sockets to close; then it is killed.
 const END_LIMIT: Duration = Duration::from_secs(3);
-
-/// Would end what a demo starts by other means than a role, as lab17 does: see shared/roles/src/role.rs. Not needed: a
-/// demo whose terminal is gone ends at its next prompt or line.
-const PARENT: &str = "LAB_PARENT";
 
 /// The program of a lab: a path, or lab07, 7 or lab07-multiclient beside this program.
 ///
@@ -42,7 +38,7 @@ pub fn find(lab: &str) -> Result<PathBuf, String> {
     }
     let kit = Path::new(env!("CARGO_MANIFEST_DIR")).parent().map(names).unwrap_or_default();
     let name = kit.into_iter().find(|name| fits(name));
-    let build = name.map_or("cargo build --workspace".into(), |name| format!("cargo build -p {name}"));
+    let build = name.map_or("cargo build --workspace".into(), |name| format!("cargo build --bin {name}"));
     Err(format!("there is no {lab} in {}\n  hint: {build}", beside.display()))
 }
 
@@ -91,7 +87,9 @@ impl Demo {
         resize(&terminal, (columns, rows))?;
         let side = || end.try_clone().map(Stdio::from).at("dup", terminal.display());
         let mut command = Command::new(program);
-        command.args(["demo", "--pause"]).args(names).env_remove(PARENT);
+        // PARENT would end what a demo starts by other means than a role, as lab17 does. Not needed: a demo whose terminal is
+        // gone ends at its next prompt or line.
+        command.args(["demo", "--pause"]).args(names).env_remove(PARENT).env("TERM", "xterm"); // it must clear
         let child = command.stdin(side()?).stdout(side()?).stderr(side()?).spawn();
         let child = child.with_context(|| format!("cannot start {}", program.display()))?;
         Ok(Demo { child, screen, terminal })

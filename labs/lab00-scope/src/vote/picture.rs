@@ -68,6 +68,11 @@ pub fn histogram(ballot: &Ballot, columns: usize) -> Vec<String> {
     lines.iter().map(|line| line.trim_end().into()).collect()
 }
 
+/// The count of the votes, without what was voted: in the place of the histogram.
+pub fn hidden(ballot: &Ballot) -> Vec<String> {
+    vec![format!("{:<LABEL$}   {} voted   (h shows how many for each answer)", "votes", ballot.voted())]
+}
+
 /// One question in the table at the end: its name and text, and each answer behind its votes by round.
 pub fn result(ballot: &Ballot, screen: &Screen) -> String {
     let question = ballot.question();
@@ -98,6 +103,7 @@ mod tests {
     #[test]
     fn both_histograms_stand_side_by_side_and_the_right_answer_is_marked() {
         let mut ballot = voted();
+        assert_eq!(hidden(&ballot), ["votes        4 voted   (h shows how many for each answer)"]);
         let one = histogram(&ballot, 80);
         assert_eq!(one[0], "votes        4 voted");
         assert_eq!(one[1], format!("          a  {:<30}    3  75 %", "#".repeat(23)));

@@ -13,14 +13,17 @@ use shared::Screen;
 use super::ballot::Phase;
 use super::console::{Console, Key};
 use super::demo::Demo;
-use super::picture::{gathering, histogram, voting};
+use super::picture::{gathering, hidden, histogram, voting};
 use super::reader::Reader;
 use super::room::Room;
 use super::routes::Class;
 use super::save::Save;
 
 /// What `?` shows.
-const KEYS: &str = "Enter, Space, Right: go on   k: the kernel decides now   c: code   r: again   s: skip   q: quit";
+const KEYS: [&str; 2] = [
+    "Enter, Space, Right: go on   k: the kernel decides now   r: again   s: skip   q: quit",
+    "h: hides or shows the votes for each answer   c: the code",
+];
 /// Rows that the histograms below a verdict need: a demo that knows of fewer shows its question again above it.
 const HISTOGRAM_ROWS: usize = 7;
 /// A demo with --pause needs as many rows.
@@ -41,6 +44,16 @@ enum Step {
     Over,
     /// Nothing any more.
     End,
+}
+
+/// What has the screen to itself until the next key.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Over {
+    Nothing,
+    /// The address and its code.
+    Code,
+    /// The keys.
+    Help,
 }
 
 /// What is played: a program of a lab, and the experiments.
@@ -64,8 +77,9 @@ pub struct Session {
     save: Save,
     reader: Reader,
     step: Step,
-    /// The code has the screen to itself.
-    code_shown: bool,
+    over: Over,
+    /// The votes for each answer are hidden: the class talks before it knows what most of it believe.
+    hides: bool,
     /// A question was voted on, and its votes are not kept yet.
     pending: bool,
     /// Experiments that are decided: played again, the class knows the answer.
@@ -81,12 +95,19 @@ fn demo_size(console: &Console) -> (usize, usize) {
     (columns, rows.saturating_sub(HISTOGRAM_ROWS).max(rows.min(LEAST_ROWS)))
 }
 
+/// The keys, below a line that is empty.
+fn help() -> Vec<String> {
+    let screen = Screen::new();
+    let keys = KEYS.map(|keys| screen.hang("          ", keys)).join("\n");
+    format!("\n{keys}").lines().map(String::from).collect()
+}
+
 impl Session {
     /// Begins with the address for the class.
     pub fn new(show: Show, room: Room, class: Class, console: Console, save: Save) -> Session {
         let (reader, step, decided, results) = (Reader::default(), Step::Gather, HashSet::new(), Vec::new());
-        let (demo, code_shown, pending, ended) = (None, false, false, None);
-        Session { show, room, class, console, demo, save, reader, step, code_shown, pending, decided, results, ended }
+        let (demo, over, hides, pending, ended) = (None, Over::Nothing, true, false, None);
+        Session { show, room, class, console, demo, save, reader, step, over, hides, pending, decided, results, ended }
     }
 
     /// Whether a key is waited for.
@@ -109,9 +130,11 @@ impl Session {
         let (columns, _) = self.console.size();
         let ballot = &self.class.ballot;
         let lines = match &self.step {
-            _ if self.code_shown => gathering(&self.room, self.console.size()),
+            _ if self.over == Over::Code => gathering(&self.room, self.console.size()),
+            _ if self.over == Over::Help => help(),
             Step::Gather => gathering(&self.room, self.console.size()),
             Step::Vote if ballot.phase() == Phase::Open => voting(&self.room, (columns, self.console.room())),
+            Step::Vote if self.hides => [vec![String::new()], hidden(ballot)].concat(),
             Step::Vote => [vec![String::new()], histogram(ballot, columns)].concat(),
             _ => Vec::new(),
         };
@@ -134,7 +157,7 @@ impl Session {
         let (here, voted) = (self.class.crowd.here(Instant::now()), ballot.voted());
         let name = if ballot.rounds() > 1 { format!("vote {}", ballot.round()) } else { "vote".into() };
         match &self.step {
-            _ if self.code_shown => format!("          {here} here   [Enter] back"),
+            _ if self.over != Over::Nothing => format!("          {here} here   [Enter] back"),
             Step::Gather => format!("          {here} here   [Enter] begin   (? keys)"),
             Step::Vote if ballot.phase() == Phase::Open => {
                 format!("          {voted} voted, {here} here   [Enter] close {name}   (? keys)")
@@ -160,18 +183,21 @@ impl Session {
     /// # Errors
     /// The demo's terminal cannot be resized.
     pub fn press(&mut self, key: Key) -> Result<()> {
-        if std::mem::take(&mut self.code_shown) {
+        if std::mem::replace(&mut self.over, Over::Nothing) != Over::Nothing {
             self.console.back();
             self.draw();
             return Ok(());
         }
         match (key, &self.step) {
             (Key::Code, Step::Vote | Step::Prompt(_)) => {
-                self.code_shown = true;
+                self.over = Over::Code;
                 let lines = gathering(&self.room, self.console.size());
                 self.console.instead(&lines, &self.status());
             }
-            (Key::Help, _) => self.help(),
+            (Key::Help, _) => {
+                self.over = Over::Help;
+                self.draw();
+            }
             (Key::Go, Step::Gather) => {
                 self.console.erase();
                 self.demo = Some(Demo::start(&self.show.program, &self.show.names, demo_size(&self.console))?);
@@ -197,6 +223,11 @@ impl Session {
         match (key, ballot.phase()) {
             (Key::Go, Phase::Open) => {
                 ballot.close();
+                self.hides = !ballot.is_last();
+                self.draw();
+            }
+            (Key::Hide, Phase::Closed) => {
+                self.hides = !self.hides;
                 self.draw();
             }
             (Key::Go, _) if !ballot.is_last() => {
@@ -217,15 +248,6 @@ impl Session {
             _ => {}
         }
         Ok(())
-    }
-
-    fn help(&mut self) {
-        let screen = Screen::new();
-        self.console.erase();
-        let mut lines: Vec<String> = screen.hang("          ", KEYS).lines().map(String::from).collect();
-        lines.insert(0, String::new());
-        let status = self.status();
-        self.console.draw(&lines, &status);
     }
 
     /// Presses a key of the demo, in the place of its prompt.

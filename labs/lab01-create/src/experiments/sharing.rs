@@ -164,7 +164,11 @@ pub fn two_numbers(stage: &mut Stage) -> Result<Verdict> {
     if received == Ok(0) && heard == Heard::Never {
         heard = Heard::Childs;
     }
-    stage.verdict(question, heard, "close() gives back a descriptor; the last close() closes the socket")
+    stage.verdict(
+        question,
+        heard,
+        "close() gives back a descriptor; with its last descriptor the socket is closed, here when hold ends",
+    )
 }
 
 pub fn on_exec(stage: &mut Stage) -> Result<Verdict> {

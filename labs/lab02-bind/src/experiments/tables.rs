@@ -33,7 +33,7 @@ pub fn in_the_table(stage: &mut Stage) -> Result<Verdict> {
 
     stage.look(format_args!("ss -tuln '( sport = :{} or sport = :{} )'", udp_addr.port(), tcp_addr.port()));
     let question = stage.ask(
-        "netstat reads /proc/net/tcp. We ask sock_diag, as ss did before version 6.8, for the sockets in every TCP state. Which \
+        "netstat reads /proc/net/tcp. We ask the kernel's sock_diag, as ss did before version 6.8, for the sockets in every TCP state. Which \
          row do the two tables have for the bound TCP socket?",
         [
             ("each has a row: LISTEN", [Some(State::Listen); 2]),

@@ -138,7 +138,7 @@ pub fn one_lost(stage: &mut Stage) -> Result<Verdict> {
                 match receiver.wait_for_within("Total length ", LIMIT) {
                     Ok(_) => {
                         let length = receiver.wait_for(" bytes")?;
-                        stage.say("receiver", format_args!("Total length {length} bytes"));
+                        stage.say("receiver", format_args!("that newline ends its wait: Total length {length} bytes"));
                     }
                     Err(error) if error.is::<NotSeen>() => stage.say("receiver", "still nothing"),
                     Err(error) => return Err(error),

@@ -9,7 +9,6 @@ use nix::{
     sys::socket::{MsgFlags, recv},
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
-use socket2::Socket;
 
 use super::{bound, client_socket, handshake_over};
 
@@ -30,28 +29,31 @@ pub fn backlog(stage: &mut Stage) -> Result<Verdict> {
         Predicts { source: Some([0, 1, 5]), kit: [1, 2, 6] },
     )?;
     let mut admitted = [0; 3];
+    let mut kept = Vec::new(); // until the class has seen them beside the verdict
     for (admitted, backlog) in admitted.iter_mut().zip(BACKLOGS) {
         let (listen_sock, server_addr) = bound()?;
         listen_sock.listen(backlog).at("listen", server_addr)?;
         stage.server(format_args!("listen({}, {backlog}) = 0", listen_sock.as_raw_fd()));
-        let mut clients: Vec<Socket> = Vec::new();
-        while clients.len() < CLIENTS {
+        let (mut tried, mut clients) = (0, Vec::new());
+        while tried < CLIENTS {
             let client_sock = client_socket()?;
             client_sock.set_nonblocking(true).at("fcntl", server_addr)?;
             let _in_progress = client_sock.connect(&server_addr.into()); // EINPROGRESS: poll tells the end
             let over = handshake_over(&client_sock, HANDSHAKE_LIMIT)?;
             let error = client_sock.take_error().at("getsockopt", server_addr)?;
-            ensure!(error.is_none(), "client {} heard {error:?}", clients.len() + 1);
-            clients.push(client_sock);
+            ensure!(error.is_none(), "client {} heard {error:?}", tried + 1);
+            tried += 1;
             if !over {
-                break;
+                break; // close(2): no more SYNs
             }
+            clients.push(client_sock);
             *admitted += 1;
         }
         let queue = listener(server_addr)?;
-        stage.client(format_args!("{admitted} of {} connected within {HANDSHAKE_LIMIT:?} each", clients.len()));
+        stage.client(format_args!("{admitted} of {tried} connected within {HANDSHAKE_LIMIT:?} each"));
         stage.say("kernel", format_args!("accept queue {}, limit {}", queue.recv_queue, queue.send_queue));
         ensure!(queue.recv_queue == *admitted, "{admitted} connected, but {} wait for accept", queue.recv_queue);
+        kept.push((listen_sock, clients));
     }
     stage.verdict(question, admitted, "a backlog of N lets N+1 in; at 0 there is a queue of one")
 }

@@ -56,6 +56,10 @@ pub fn framing(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: Some([true, true, true, false]), kit: [false, false, true, false] },
     )?;
+    stage.say(
+        "table",
+        "each sender writes as its receiver reads; what the server took, in bytes without \\n and length:",
+    );
     stage.say("server", format_args!("{:10}{:15}{:14}{}", "took", "newline in it", "two at once", "dies halfway"));
     let mut right = [true; 4];
     for (right, framing) in right.iter_mut().zip(FRAMINGS) {

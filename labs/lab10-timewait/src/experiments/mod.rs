@@ -18,7 +18,7 @@ pub const LESSON: Lesson = Lesson {
             id: "closes-first",
             starred: true,
             minutes: 5,
-            claim: "An end in TIME-WAIT makes sure that the other end got the acknowledgement of its FIN.",
+            claim: "When a connection has been closed, an end of it still waits for some time, in TIME-WAIT.",
             source: "notes ch.2, TCP socket, states; the question is ours",
             needs: &[],
             play: ends::closes_first,

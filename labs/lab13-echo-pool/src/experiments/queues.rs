@@ -73,10 +73,12 @@ pub fn three_queues(stage: &mut Stage) -> Result<Verdict> {
     for (name, pair) in [("client 1", first), ("client 2", second), ("client 3", third), ("client 4", fourth)] {
         let (seen, _) = where_is(pair)?;
         let descriptor = if seen == Place::Program { "a descriptor" } else { "no descriptor" };
-        let told = match pair.local {
-            local if log.contains(&format!("serves {local}")) => "accepted, and served",
-            local if log.contains(&format!("accepted {local}")) => "accepted, and not served",
-            _ => "not accepted",
+        let accepted = log.lines().find(|line| line.contains(&format!("accepted {},", pair.local)));
+        let told = match accepted {
+            Some(_) if log.contains(&format!("serves {}", pair.local)) => "accepted, served by worker 1",
+            Some(line) if line.ends_with("it is full") => "accepted, in main's hand",
+            Some(_) => "accepted, in the queue",
+            None => "not accepted",
         };
         stage.say("kernel", format_args!("{name}  {descriptor:<13}  server: {told}"));
         places.push(seen);

@@ -78,7 +78,12 @@ fn third_client(stage: &mut Stage, server_addr: SocketAddr) -> Result<(nix::Resu
     request(stage, "client 3", &third_sock, "Hello TCP")?;
     let mut patience = Patience::new(NOT_SERVED);
     let mut fds = [PollFd::new(third_sock.as_fd(), PollFlags::POLLIN)];
-    while poll(&mut fds, PollTimeout::try_from(patience.step())?) != Ok(1) && !patience.is_over() {}
+    let mut answered = false;
+    while !answered && !patience.is_over() {
+        answered = poll(&mut fds, PollTimeout::try_from(patience.step())?) == Ok(1);
+    }
+    let waited = if answered { "its socket has become readable".into() } else { format!("no echo in {NOT_SERVED:?}") };
+    stage.say("client 3", waited);
     let echo = recv(third_sock.as_raw_fd(), &mut [0; 1024], MsgFlags::MSG_DONTWAIT);
     stage.say("client 3", format_args!("recv({}, 1024, MSG_DONTWAIT) = {}", third_sock.as_raw_fd(), returned(&echo)));
     ensure!(matches!(echo, Ok(9) | Err(Errno::EAGAIN)), "the third client got {echo:?}");

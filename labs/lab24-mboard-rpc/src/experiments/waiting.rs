@@ -65,14 +65,12 @@ pub fn behind_the_slow(stage: &mut Stage) -> Result<Verdict> {
             queued = rows.iter().find(unread).map(|row| row.recv_queue);
             Ok((answer.is_some() || queued.is_some()).then_some(()))
         })?;
-        if let Some(bytes) = queued {
+        if answer.is_none() {
+            answer = within(&fast, SILENCE)?; // a server with threads is only about to accept B
+        }
+        if let (None, Some(bytes)) = (&answer, queued) {
+            stage.say("client B", format_args!("has waited {SILENCE:?}: no answer"));
             stage.say("kernel", format_args!("B is connected, not accepted; {bytes} bytes of its call wait unread"));
-        }
-        if answer.is_none() {
-            answer = within(&fast, SILENCE)?;
-        }
-        if answer.is_none() {
-            stage.say("client B", format_args!("nothing in {SILENCE:?}"));
             stage.say("server", "Enter is pressed: slow() returns");
             server.type_line("")?;
             ensure!(within(&slow, LIMIT)?.is_some_and(|answer| answer.is_ok()), "slow() does not return");
@@ -80,8 +78,11 @@ pub fn behind_the_slow(stage: &mut Stage) -> Result<Verdict> {
             stage.say("client B", format_args!("last(0) has {}", told(&after)));
             after?;
             observed = Gets::AnswerAfterSlow;
-        } else if answer.is_some_and(|answer| answer.is_err()) {
-            observed = Gets::Refused;
+        } else if let Some(answer) = answer {
+            stage.say("client B", format_args!("last(0) has {}", told(&answer)));
+            if answer.is_err() {
+                observed = Gets::Refused;
+            }
         }
     }
     let question = question.context("nothing was asked")?;
