@@ -104,12 +104,13 @@ fn answer() -> Result<f64> {
     const TCPDIAG_GETSOCK: u16 = 18;
     const STATES: u32 = 0x1ffe;
     let request = [
-        &72u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
+        &76u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
         &TCPDIAG_GETSOCK.to_ne_bytes(),
         &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
         &[0; 8],
         &[0; 52], // inet_diag_req: family and extensions: none; sockets: any
         &STATES.to_ne_bytes(),
+        &[0; 4], // a last member that nothing reads
     ]
     .concat();
     let netlink =
