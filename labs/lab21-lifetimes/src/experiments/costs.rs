@@ -200,9 +200,12 @@ pub fn thousand_kept(stage: &mut Stage) -> Result<Verdict> {
         send_all(&client_sock, format!("GET /object/1 HTTP/1.1\r\nHost: {server_addr}\r\n\r\n").as_bytes())?;
         receive_message(&client_sock)?;
         client_socks.push(client_sock);
+        if client_socks.len() % (CONNECTIONS / 4) == 0 {
+            let kept = client_socks.len();
+            stage.client(format_args!("{kept} connections are kept; over each came an answer"));
+        }
     }
     let after = descriptors()?;
-    stage.client(format_args!("{CONNECTIONS} connections, a request and its answer over each; all are kept"));
     stage.say(
         "/proc",
         format_args!("descriptors more than before: client {}, server {}", after[0] - before[0], after[1] - before[1]),
