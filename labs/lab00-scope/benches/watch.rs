@@ -1,20 +1,24 @@
 //! What does a look of `lab00-scope watch` cost, with 20,000 sockets? Run: cargo bench -p lab00-scope --bench watch
 //!
 //! Processor time, in the kernel and out of it, of one look with its drawing: the time of a run with many looks, less
-//! the time of a run with few, through the number of looks between. ss(8) stands beside it, with its start. The sockets
+//! the time of a run with few, through the number of looks between. Beside it: the kernel's answer alone, read and thrown
+//! away, which no look can be cheaper than; and ss(8), with its start. The sockets
 //! are both ends of connections in a private network: the machine's own table stays as it is.
 #![allow(missing_docs)]
 
 use std::{
     env,
     net::{TcpListener, TcpStream},
+    os::fd::AsRawFd,
     process::{Command, Stdio, exit},
     time::Duration,
 };
 
 use anyhow::{Context, Result, ensure};
 use kernel::namespace::{self, NAMESPACE};
+use nix::libc;
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 use nix::sys::time::TimeValLike;
 use shared::{Role, Screen};
 use testkit::Terminal;
@@ -44,7 +48,7 @@ fn main() -> Result<()> {
         exit(status.code().unwrap_or(1));
     }
     let mut screen = Screen::new();
-    screen.line("sockets   board 100x30   log (--plain)   board, one port   ss -tan");
+    screen.line("sockets   board 100x30   log (--plain)   board, one port   the kernel's answer   ss -tan");
     let (mut children, mut port) = (Vec::new(), "9".to_string());
     for sockets in [0, 2 * CONNECTIONS, 2 * CONNECTIONS * CHILDREN] {
         while children.len() * 2 * CONNECTIONS < sockets {
@@ -56,8 +60,11 @@ fn main() -> Result<()> {
         let board = middle(|| per_look(&[], true))?;
         let log = middle(|| per_look(&["--plain"], false))?;
         let one = middle(|| per_look(&[&port], true))?;
+        let answer = middle(answer)?;
         let ss = middle(ss)?;
-        screen.line(format_args!("{sockets:>7}   {board:>9.2} ms   {log:>11.2} ms   {one:>12.2} ms   {ss:>5.1} ms"));
+        screen.line(format_args!(
+            "{sockets:>7}   {board:>9.2} ms   {log:>11.2} ms   {one:>12.2} ms   {answer:>16.2} ms   {ss:>5.1} ms"
+        ));
     }
     Ok(())
 }
@@ -92,6 +99,33 @@ fn per_look(args: &[&str], on_terminal: bool) -> Result<f64> {
     Ok((watch(MANY)? - watch(FEW)?) / f64::from(MANY - FEW))
 }
 
+/// Milliseconds of processor time of the kernel's answer to one look at TCP: sock_diag(7), no filter, no extensions.
+fn answer() -> Result<f64> {
+    const TCPDIAG_GETSOCK: u16 = 18;
+    const STATES: u32 = 0x1ffe;
+    let request = [
+        &76u32.to_ne_bytes()[..], // nlmsghdr: length, type, flags, sequence number, port
+        &TCPDIAG_GETSOCK.to_ne_bytes(),
+        &((libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16).to_ne_bytes(),
+        &[0; 8],
+        &[0; 52], // inet_diag_req: family and extensions: none; sockets: any
+        &STATES.to_ne_bytes(),
+        &[0; 4], // a last member that nothing reads
+    ]
+    .concat();
+    let netlink =
+        socket(AddressFamily::Netlink, SockType::Datagram, SockFlag::SOCK_CLOEXEC, SockProtocol::NetlinkSockDiag)?;
+    let (mut buffer, before) = (vec![0; 64 * 1024], used_ms(UsageWho::RUSAGE_SELF)?);
+    for _ in 0..MANY {
+        send(netlink.as_raw_fd(), &request, MsgFlags::empty())?;
+        // The end of an answer is a message of its own.
+        while recv(netlink.as_raw_fd(), &mut buffer, MsgFlags::empty())? > 0 && buffer[4] != libc::NLMSG_DONE as u8 {
+            ensure!(buffer[4] != libc::NLMSG_ERROR as u8, "the kernel refuses the request");
+        }
+    }
+    Ok((used_ms(UsageWho::RUSAGE_SELF)? - before) / f64::from(MANY))
+}
+
 /// Milliseconds of processor time of one run of ss; NaN without it.
 fn ss() -> Result<f64> {
     let before = children_ms()?;
@@ -100,7 +134,11 @@ fn ss() -> Result<f64> {
 }
 
 fn children_ms() -> Result<f64> {
-    let used = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+    used_ms(UsageWho::RUSAGE_CHILDREN)
+}
+
+fn used_ms(who: UsageWho) -> Result<f64> {
+    let used = getrusage(who)?;
     Ok((used.user_time() + used.system_time()).num_microseconds() as f64 / 1000.0)
 }
 

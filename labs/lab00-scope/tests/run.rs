@@ -7,7 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use testkit::{Finished, Role, TempDir, as_ordinary_account, have, run, signal, skip_without, wait_until};
+use testkit::{Finished, RUN_LIMIT, Role, TempDir, as_ordinary_account, have, run, signal, skip_without, wait_until};
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab00-scope");
 /// A server for one client, and its client.
@@ -343,6 +343,44 @@ s.close(); os.wait()
 }
 
 #[test]
+fn a_real_time_signal_is_named_and_lost() {
+    let Some(python) = python() else { return };
+    let program = r#"
+import os, signal
+signal.signal(signal.SIGRTMIN, lambda *_: print("handled"))
+signal.signal(signal.SIGUSR1, lambda *_: print("handled the usual one"))
+os.kill(os.getpid(), signal.SIGRTMIN); os.kill(os.getpid(), signal.SIGUSR1); print("goes on")
+"#;
+    let seen = scope(&["--", python, "-c", program]);
+    assert_eq!(seen.code, 0, "{}", seen.all);
+    seen.assert_order(&["handled the usual one", "goes on"]);
+    seen.assert_has("real-time signal 34 is lost: run cannot pass it on");
+    assert!(!seen.lines.iter().any(|line| line.ends_with("handled")), "{}", seen.all);
+}
+
+#[test]
+fn an_error_that_is_none_has_a_word() {
+    let Some(python) = python() else { return };
+    let program = r#"
+import socket
+def fails(call, *args):
+    try: call(*args)
+    except OSError: pass
+s = socket.socket(); s.bind(("127.0.0.1", 4444)); s.listen(1); s.setblocking(False); fails(s.accept)
+c = socket.socket(); c.setblocking(False); fails(c.connect, ("127.0.0.1", 4444))
+c.setblocking(True); fails(c.recv, 1, socket.MSG_DONTWAIT)
+c.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, bytes([0] * 8 + [1] + [0] * 7)); fails(c.recv, 2)
+"#;
+    let seen = Seen::of(run(Command::new(LAB).args(["run", "--", python, "-c", program])));
+    let has = |text: &str| assert!(seen.all.contains(text), "no {text:?} in\n{}", seen.all);
+    has("accept(3) = -1 EAGAIN (would wait)");
+    has("connect(4, 127.0.0.1:4444) = -1 EINPROGRESS (non-blocking: goes on)");
+    has("recv(4, 1, MSG_DONTWAIT) = -1 EAGAIN (would wait)");
+    has("recv(4, 2) = -1 EAGAIN ");
+    assert!(!seen.all.contains("recv(4, 2) = -1 EAGAIN ("), "it has waited:\n{}", seen.all);
+}
+
+#[test]
 fn a_daemon_is_named_and_ended() {
     let Some(python) = python() else { return };
     let mark = format!("daemon-mark-{}", std::process::id());
@@ -386,6 +424,8 @@ fn ctrl_c_ends_all_of_it() {
         let mut role = Role::spawn(Command::new(LAB).args(["run", "--plain", "--", python, "-c", &program])).unwrap();
         role.wait_for("accept4(3,  <unfinished ...>").unwrap();
         signal(&role, Signal::SIGINT);
+        // A whole run, no answer: whoever ignores SIGINT and SIGTERM has two times two seconds in which nobody starves.
+        role.wait_for_within("; the run took ", RUN_LIMIT).unwrap();
         let status = role.wait_for_end().unwrap();
         assert_eq!(status.code(), Some(130), "{}", role.printed());
         assert!(role.printed().contains(what), "{}", role.printed());

@@ -2,22 +2,15 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
-    fs::{self, File},
+    fs,
     io::{Read, Write},
     net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
-    os::{
-        fd::OwnedFd,
-        unix::{fs::OpenOptionsExt, process::CommandExt},
-    },
+    os::unix::process::CommandExt,
     process::{Child, Command, Stdio},
-    sync::mpsc::{Receiver, channel},
-    thread,
     time::{SystemTime, UNIX_EPOCH},
 };
 
 use nix::{
-    fcntl::OFlag,
-    pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::{
         signal::{Signal, kill},
         termios::{LocalFlags, tcgetattr},
@@ -25,24 +18,35 @@ use nix::{
     unistd::Pid,
 };
 use shared::SplitMix64;
+use socket2::{Domain, Socket, Type};
 use testkit::{
-    RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, failed, have, interrupt, run, skip_without, wait_until,
+    Pty, RUN_LIMIT, Role, TempDir, Terminal, as_ordinary_account, failed, have, interrupt, run, skip_without,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab00-scope");
+const NOTHING: &str = "no such socket yet; each change comes as a line\n";
 
-/// A listener whose port no other socket has, not even as the peer's port or in TIME-WAIT: below the usual ephemeral
-/// ports, which the clients of other tests get.
+/// A listener whose port no other socket has.
 fn listening() -> (TcpListener, SocketAddr) {
+    let (sock, addr) = bound();
+    sock.listen(128).unwrap();
+    (sock.into(), addr)
+}
+
+/// A socket that only has an address: no table shows it, and nobody else gets its port. No other socket has the port,
+/// not even as the peer's or in TIME-WAIT: below the usual ephemeral ports, which the clients of other tests get.
+fn bound() -> (Socket, SocketAddr) {
     let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     let mut random = SplitMix64::new(clock.as_nanos() as u64);
     for _ in 0..100 {
         let port = 10_000 + (random.draw() % 20_000) as u16;
-        let Ok(listener) = TcpListener::bind(("127.0.0.1", port)) else { continue };
-        let look = run(&mut watch(&["--plain", "--looks", "1", &port.to_string()]));
-        if look.stdout.lines().count() == 1 {
-            let addr = listener.local_addr().unwrap();
-            return (listener, addr);
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        let sock = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        if sock.bind(&addr.into()).is_ok()
+            && run(&mut watch(&["--plain", "--looks", "1", &port.to_string()])).stdout == NOTHING
+        {
+            return (sock, addr);
         }
     }
     panic!("no port is free");
@@ -176,10 +180,9 @@ fn a_wrong_port_or_interval_is_refused_and_no_socket_is_no_error() {
         let (code, stderr) = failed(Command::new(LAB).arg("watch").args(wrong));
         assert!(code == 2 && stderr.contains("error: "), "{wrong:?}: {code} {stderr}");
     }
-    let (listener, addr) = listening();
-    drop(listener);
+    let (_held, addr) = bound();
     let look = run(&mut watch(&["--plain", "--looks", "2", &addr.port().to_string()]));
-    assert_eq!((look.code(), look.stdout.as_str()), (0, "no such socket yet; each change comes as a line\n"));
+    assert_eq!((look.code(), look.stdout.as_str()), (0, NOTHING));
 }
 
 #[test]
@@ -195,9 +198,7 @@ fn a_dumb_terminal_gets_the_log() {
 /// The board on a terminal, with what its window shows.
 struct Board {
     child: Child,
-    keyboard: File,
-    slave: File,
-    output: Receiver<Vec<u8>>,
+    pty: Pty,
     /// All it wrote, escape sequences and all.
     written: String,
     /// How much of that was asked for already.
@@ -210,28 +211,10 @@ impl Board {
     }
 
     fn of(command: &mut Command, columns: u16, rows: u16) -> Board {
-        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let mut options = File::options();
-        options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
-        let slave = options.open(ptsname_r(&master).unwrap()).unwrap();
-        let mut screen = File::from(OwnedFd::from(master));
-        let keyboard = screen.try_clone().unwrap();
-        let (chunks, output) = channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(bytes_read @ 1..) = screen.read(&mut buffer) {
-                let _ = chunks.send(buffer[..bytes_read].to_vec());
-            }
-        });
-        set_size(&slave, columns, rows);
-        let side = || slave.try_clone().unwrap();
+        let pty = Pty::open(columns, rows);
         // A process group of its own: one whose stop somebody can see, as a shell would.
-        command.stdin(side()).stdout(side()).stderr(side()).process_group(0);
-        let child = command.env("TERM", "xterm").spawn().unwrap();
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-        Board { child, keyboard, slave, output, written: String::new(), taken: 0 }
+        let child = pty.spawn(command.process_group(0));
+        Board { child, pty, written: String::new(), taken: 0 }
     }
 
     fn signal(&self, signal: Signal) {
@@ -239,12 +222,12 @@ impl Board {
     }
 
     fn press(&mut self, keys: &str) {
-        self.keyboard.write_all(keys.as_bytes()).unwrap();
+        self.pty.keyboard.write_all(keys.as_bytes()).unwrap();
     }
 
     fn read(&mut self) {
         // All it writes is ASCII: no character is cut in two.
-        self.written += &self.output.try_iter().map(|chunk| String::from_utf8(chunk).unwrap()).collect::<String>();
+        self.written += &self.pty.output.try_iter().map(|chunk| String::from_utf8(chunk).unwrap()).collect::<String>();
     }
 
     /// Waits until this was written behind what was waited for the last time.
@@ -289,7 +272,10 @@ impl Board {
     }
 
     fn is_as_usual(&self) -> bool {
-        tcgetattr(&self.slave).unwrap().local_flags.contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
+        tcgetattr(&self.pty.side)
+            .unwrap()
+            .local_flags
+            .contains(LocalFlags::ICANON | LocalFlags::ECHO | LocalFlags::ISIG)
     }
 
     fn ends_well(&mut self) {
@@ -305,11 +291,6 @@ impl Drop for Board {
         let _ = self.child.kill(); // ESRCH: it has ended
         let _ = self.child.wait();
     }
-}
-
-fn set_size(terminal: &File, columns: u16, rows: u16) {
-    let size = ["rows", &rows.to_string(), "columns", &columns.to_string()];
-    assert!(Command::new("stty").args(size).stdin(terminal.try_clone().unwrap()).status().unwrap().success());
 }
 
 /// Onto a screen of its own, and back from it.
@@ -365,7 +346,7 @@ fn the_board_follows_the_size_of_its_window() {
     for (columns, rows, text) in
         [(80, 24, "60 s: gone"), (60, 24, "The board needs 78 x 14."), (120, 36, "latest changes: local > peer, state")]
     {
-        set_size(&board.slave, columns, rows);
+        board.pty.resize(columns, rows);
         board.signal(Signal::SIGWINCH);
         board.wait_for(text);
     }

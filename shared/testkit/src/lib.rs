@@ -38,7 +38,7 @@ pub use peers::{
 };
 pub use shared::Role;
 pub use strace::{assert_printed_calls_are_real, assert_printed_calls_are_real_with};
-pub use terminal::Terminal;
+pub use terminal::{Pty, Terminal};
 
 /// A program that has not ended by then hangs.
 pub const RUN_LIMIT: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
-    process::{Child, Command, ExitStatus},
+    process::{Child, Command, ExitStatus, Stdio},
     sync::mpsc::{Receiver, channel},
     thread,
     time::Duration,
@@ -19,6 +19,67 @@ use crate::wait_until;
 
 /// How long a program may take to show what is waited for.
 const SHOW_LIMIT: Duration = Duration::from_secs(30);
+
+/// A terminal for a program: what it shows comes in chunks, as it was written.
+pub struct Pty {
+    /// What is written here was typed.
+    pub keyboard: File,
+    /// The program's side; its last copy ends [`Pty::output`].
+    pub side: File,
+    /// Read by a thread: a program never waits for us.
+    pub output: Receiver<Vec<u8>>,
+}
+
+impl Pty {
+    /// A new terminal of this size.
+    ///
+    /// # Panics
+    /// There is none to be had.
+    pub fn open(columns: u16, rows: u16) -> Pty {
+        // Not openpty(3): its descriptors go to every program that another test starts meanwhile.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
+        grantpt(&master).unwrap();
+        unlockpt(&master).unwrap();
+        let mut options = File::options();
+        options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
+        let side = options.open(ptsname_r(&master).unwrap()).unwrap();
+        let mut screen = File::from(OwnedFd::from(master));
+        let keyboard = screen.try_clone().unwrap();
+        let (chunks, output) = channel();
+        thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(bytes_read @ 1..) = screen.read(&mut buffer) {
+                if chunks.send(buffer[..bytes_read].to_vec()).is_err() {
+                    break;
+                }
+            }
+        });
+        let pty = Pty { keyboard, side, output };
+        pty.resize(columns, rows);
+        pty
+    }
+
+    /// Gives the window another size.
+    ///
+    /// # Panics
+    /// stty is missing.
+    pub fn resize(&self, columns: u16, rows: u16) {
+        let size = ["rows", &rows.to_string(), "columns", &columns.to_string()];
+        let terminal = self.side.try_clone().unwrap();
+        assert!(Command::new("stty").args(size).stdin(terminal).status().unwrap().success());
+    }
+
+    /// Starts a program on it.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn spawn(&self, command: &mut Command) -> Child {
+        let side = || self.side.try_clone().unwrap();
+        let child = command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()); // it keeps no copy
+        child
+    }
+}
 
 /// A program whose standard input and output are a terminal; killed when dropped.
 pub struct Terminal {
@@ -35,33 +96,10 @@ impl Terminal {
     /// # Panics
     /// There is no terminal to be had, or the program cannot be started.
     pub fn start(command: &mut Command, columns: u16, rows: u16) -> Terminal {
-        // Not openpty(3): its descriptors go to every program that another test starts meanwhile.
-        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let mut options = File::options();
-        options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
-        let slave = options.open(ptsname_r(&master).unwrap()).unwrap();
-        let side = || slave.try_clone().unwrap();
-        let size = ["rows", &rows.to_string(), "columns", &columns.to_string()];
-        assert!(Command::new("stty").args(size).stdin(side()).status().unwrap().success());
-        let child = command.env("TERM", "xterm").stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
-        command
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::null());
-        drop(slave); // only the program has it now: its end ends our reading
-        let mut screen = File::from(OwnedFd::from(master));
-        let keyboard = screen.try_clone().unwrap();
-        let (chunks, output) = channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(bytes_read @ 1..) = screen.read(&mut buffer) {
-                if chunks.send(buffer[..bytes_read].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
+        let pty = Pty::open(columns, rows);
+        let child = pty.spawn(command);
+        let Pty { keyboard, side, output } = pty;
+        drop(side); // only the program has it now: its end ends our reading
         Terminal { child, keyboard, output, shown: String::new() }
     }
 

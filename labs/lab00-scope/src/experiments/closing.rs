@@ -1,11 +1,14 @@
 //! How a connection ends: what the call returned, what passed, and which states are left.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::{
+    os::fd::AsRawFd,
+    time::{Duration, SystemTime},
+};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use kernel::{Pair, State, options::MinTtl, wait_for_state, wait_until};
 use nix::{
-    sys::socket::{MsgFlags, SockProtocol, recv, send, setsockopt},
+    sys::socket::{MsgFlags, SockProtocol, recv, send, setsockopt, sockopt::ReceiveTimestampns},
     unistd::close,
 };
 use shared::{At, Predicts, Stage, Verdict, returned};
@@ -22,12 +25,12 @@ pub fn close_returns(stage: &mut Stage) -> Result<Verdict> {
         "The server's end hears nothing now, so it acknowledges nothing. The client calls close. When does close \
          return, and in which states are client and server then?",
         [
-            ("at once; FIN-WAIT-1 and ESTABLISHED", "FIN-WAIT-1 and ESTABLISHED".to_string()),
-            ("at once; in no table and ESTABLISHED", "in no table and ESTABLISHED".into()),
-            ("at once; TIME-WAIT and ESTABLISHED", "TIME-WAIT and ESTABLISHED".into()),
-            ("not before the ACK; FIN-WAIT-2 and CLOSE-WAIT", "FIN-WAIT-2 and CLOSE-WAIT".into()),
+            ("at once; FIN-WAIT-1 and ESTABLISHED", "before the ACK, FIN-WAIT-1 and ESTABLISHED".to_string()),
+            ("at once; in no table and ESTABLISHED", "before the ACK, in no table and ESTABLISHED".into()),
+            ("at once; TIME-WAIT and ESTABLISHED", "before the ACK, TIME-WAIT and ESTABLISHED".into()),
+            ("not before the ACK; FIN-WAIT-2 and CLOSE-WAIT", "after the ACK, FIN-WAIT-2 and CLOSE-WAIT".into()),
         ],
-        Predicts { source: None, kit: "FIN-WAIT-1 and ESTABLISHED".into() },
+        Predicts { source: None, kit: "before the ACK, FIN-WAIT-1 and ESTABLISHED".into() },
     )?;
     let observed = scene.observed(stage)?;
     stage.verdict(question, observed, "no: close leaves the FIN to the kernel, which repeats it until the ACK comes")
@@ -35,6 +38,8 @@ pub fn close_returns(stage: &mut Stage) -> Result<Verdict> {
 
 pub fn close_returns_scene(scene: &mut Scene) -> Result<String> {
     let capture = Capture::start(scene, SockProtocol::EthIp)?;
+    setsockopt(capture.fd(), ReceiveTimestampns, &true).at("setsockopt SO_TIMESTAMPNS", "")?;
+    scene.say("capture", "SO_TIMESTAMPNS is set: each packet has the kernel's time stamp");
     let (client_sock, conn_sock) = connected_pair()?;
     let (pair, client_fd, conn_fd) = (Pair::of(&client_sock)?, client_sock.as_raw_fd(), conn_sock.as_raw_fd());
     scene.kernel(pair)?;
@@ -44,7 +49,9 @@ pub fn close_returns_scene(scene: &mut Scene) -> Result<String> {
     capture.segments(pair)?; // the handshake
 
     scene.ask()?;
+    let called = SystemTime::now();
     let closed = close(client_sock);
+    let took = called.elapsed().unwrap_or_default();
     scene.say("client", format_args!("close({client_fd}) = {}", returned(&closed)));
     closed.at("close", "")?;
     let [client, server] = scene.kernel(pair)?;
@@ -60,7 +67,16 @@ pub fn close_returns_scene(scene: &mut Scene) -> Result<String> {
     scene.say("captured", format_args!("client > server  FIN ACK x{fins} by now   server > client  ACK"));
     wait_for_state(pair, Some(State::FinWait2), LIMIT)?;
     scene.kernel(pair)?;
-    Ok(format!("{} and {}", named(client), named(server)))
+    let ack = segments.iter().find(|segment| !segment.from_client && segment.flags == "ACK");
+    let stamp = ack.and_then(|ack| ack.at).context("an ACK without a time stamp")?;
+    let waited = stamp.duration_since(called).unwrap_or_default();
+    scene.say("timed", format_args!("close took {}; the ACK came {} after the call", ms(took), ms(waited)));
+    let when = if took < waited { "before" } else { "after" };
+    Ok(format!("{when} the ACK, {} and {}", named(client), named(server)))
+}
+
+fn ms(time: Duration) -> String {
+    format!("{:.2} ms", time.as_secs_f64() * 1000.0)
 }
 
 /// Takes what passes until it holds such a segment.

@@ -5,6 +5,7 @@ use std::{
     io::IoSliceMut,
     net::SocketAddr,
     os::fd::{AsRawFd, OwnedFd},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result};
@@ -45,6 +46,8 @@ pub struct Seen {
     pub kind: u8,
     /// The kernel's note, where PACKET_AUXDATA is set.
     pub status: Option<u32>,
+    /// The kernel's time stamp, where SO_TIMESTAMPNS is set.
+    pub at: Option<SystemTime>,
     pub bytes: Vec<u8>,
 }
 
@@ -55,6 +58,8 @@ pub struct Segment {
     /// Such as "FIN ACK".
     pub flags: String,
     pub payload: Vec<u8>,
+    /// The kernel's time stamp, where SO_TIMESTAMPNS is set.
+    pub at: Option<SystemTime>,
 }
 
 impl Capture {
@@ -90,13 +95,19 @@ impl Capture {
                 Err(Errno::EINTR) => continue,
                 received => received.at("recvmsg", "AF_PACKET")?,
             };
-            let note = message.cmsgs().at("recvmsg", "AF_PACKET")?.find_map(|message| match message {
-                ControlMessageOwned::Unknown(note) => Some(u32::from_ne_bytes(*note.data_bytes.first_chunk()?)),
-                _ => None,
-            });
+            let (mut status, mut at) = (None, None);
+            for note in message.cmsgs().at("recvmsg", "AF_PACKET")? {
+                match note {
+                    ControlMessageOwned::ScmTimestampns(time) => at = Some(UNIX_EPOCH + Duration::from(time)),
+                    ControlMessageOwned::Unknown(note) => {
+                        status = note.data_bytes.first_chunk().map(|word| u32::from_ne_bytes(*word));
+                    }
+                    _ => {}
+                }
+            }
             let kind = message.address.context("a packet from nowhere")?.pkttype();
             let length = message.bytes;
-            seen.push(Seen { kind, status: note, bytes: buffer[..length].to_vec() });
+            seen.push(Seen { kind, status, at, bytes: buffer[..length].to_vec() });
         }
     }
 
@@ -122,7 +133,7 @@ impl Seen {
             return None;
         }
         let TransportSlice::Tcp(tcp) = SlicedPacket::from_ip(&self.bytes).ok()?.transport? else { return None };
-        Some(Segment { from_client, flags: flags(&tcp), payload: tcp.payload().to_vec() })
+        Some(Segment { from_client, flags: flags(&tcp), payload: tcp.payload().to_vec(), at: self.at })
     }
 
     /// Whether it went from one of these addresses to the other.

@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use kernel::Patience;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -21,14 +22,14 @@ const NOW_AND_THEN: Duration = Duration::from_millis(100);
 const LONELY: Duration = Duration::from_secs(1);
 /// A process that its command left behind may work on for as long.
 const LEFT_BEHIND: Duration = Duration::from_secs(3);
-/// Between SIGINT, SIGTERM and SIGKILL.
+/// Between SIGINT, SIGTERM and SIGKILL, in which nobody waits for a processor.
 const GRACE: Duration = Duration::from_secs(2);
 
 /// How the run is brought to its end.
 #[derive(Default)]
 pub struct Ending {
-    /// The signal sent last, and when.
-    pub sent: Option<(Signal, Instant)>,
+    /// The signal sent last, and what is left of the time to obey it.
+    pub sent: Option<(Signal, Patience)>,
     /// Somebody pressed Ctrl-C.
     interrupted: bool,
     /// It was told that a command says nothing.
@@ -85,7 +86,7 @@ fn bring_to_an_end(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
         if again {
             end_all(engine, ending, Signal::SIGKILL);
         } else if engine.signals.from_terminal {
-            ending.sent = Some((Signal::SIGINT, Instant::now())); // the terminal has sent it to all of them
+            ending.sent = Some((Signal::SIGINT, Patience::new(GRACE))); // the terminal has sent it to all of them
         } else {
             end_all(engine, ending, Signal::SIGINT);
         }
@@ -94,9 +95,12 @@ fn bring_to_an_end(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
     if engine.commands.iter().any(|command| command.status.is_some_and(|status| status >= 126) && !command.began) {
         end_all(engine, ending, Signal::SIGKILL); // a command that is not there
     }
-    if let Some((signal, since)) = ending.sent {
+    let settled = engine.all_settled();
+    if let Some((signal, patience)) = &mut ending.sent {
+        let signal = *signal;
         let next = if signal == Signal::SIGINT { Signal::SIGTERM } else { Signal::SIGKILL };
-        if since.elapsed() > GRACE {
+        // Whoever wants a processor to obey and does not get one has not refused.
+        if settled && patience.is_over() {
             engine.note(None, format!("{next} to what has not ended after {signal}"))?;
             end_all(engine, ending, next);
         }
@@ -105,12 +109,12 @@ fn bring_to_an_end(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
     let quiet = engine.last_activity.elapsed();
     let all_started = engine.commands.iter().all(|command| command.process.is_some());
     let all_ended = engine.commands.iter().all(|command| command.status.is_some());
-    if all_ended && quiet > LEFT_BEHIND {
+    if all_ended && quiet > LEFT_BEHIND && settled {
         let left: Vec<String> =
             engine.tracer.processes.iter().map(|(id, process)| format!("{id} {}", process.program)).collect();
         engine.note(None, format!("left behind, and ended now: {}", left.join(", ")))?;
         end_all(engine, ending, Signal::SIGTERM);
-    } else if all_started && engine.commands.len() > 1 && quiet > LONELY {
+    } else if all_started && engine.commands.len() > 1 && quiet > LONELY && settled {
         let last_ended = engine.commands.last().is_some_and(|command| command.status.is_some());
         if last_ended && !all_ended && only_servers(engine) {
             engine.note(None, "the last command has ended and the others only wait: they get SIGINT")?;
@@ -145,7 +149,7 @@ pub fn end_all(engine: &mut Engine, ending: &mut Ending, signal: Signal) {
             }
         }
     }
-    ending.sent = Some((signal, Instant::now()));
+    ending.sent = Some((signal, Patience::new(GRACE)));
 }
 
 /// A process that was stopped by a signal and that nobody continues.

@@ -26,7 +26,8 @@ pub fn start_due(engine: &mut Engine, ending: &mut Ending) -> Result<()> {
             Some(text) => before.has_printed(text),
             None => before.ready || before.listens && idle,
         };
-        let anyhow = silent && engine.commands[next].after.is_none();
+        // A shell or an interpreter that is still being loaded has had no time to listen.
+        let anyhow = silent && before.began && engine.commands[next].after.is_none();
         if !(due || ended || anyhow) {
             if silent && !std::mem::replace(&mut ending.told_silence, true) {
                 let text = engine.commands[next].after.clone().unwrap_or_default();

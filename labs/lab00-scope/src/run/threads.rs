@@ -12,7 +12,7 @@ const SETTLED: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_millis(200);
 /// And one that computes, until it has used as many hundredths of a second.
 const PATIENCE_TICKS: u64 = 10;
-/// And one that does not get a processor.
+/// And one that does neither.
 const PATIENCE_AT_MOST: Duration = Duration::from_secs(5);
 /// A thread that was stopped by a signal reaches its stop within this time, or was continued before.
 const ARRIVES: Duration = Duration::from_millis(500);
@@ -27,7 +27,7 @@ pub struct Thread {
     pub place: Place,
     /// When it was first seen.
     pub seen_since: Instant,
-    /// When it was let go after its last socket call, or was first seen.
+    /// When it was let into its last socket call or went on behind it, or was first seen.
     free_since: Instant,
     /// The processor time that it had used by then, in ticks; looked up later.
     free_at: Option<u64>,
@@ -131,7 +131,7 @@ impl Thread {
         }
     }
 
-    /// It goes on behind its socket call.
+    /// It goes on: into a socket call, or behind one.
     pub fn set_free(&mut self) {
         (self.free_since, self.free_at) = (Instant::now(), None);
     }
@@ -143,14 +143,23 @@ impl Thread {
             return true;
         }
         let Some(look) = Look::at(self.id) else { return true };
-        let computed = look.ticks.saturating_sub(*self.free_at.get_or_insert(look.ticks));
+        if self.starves(&look) {
+            return false;
+        }
         let since = self.free_since.elapsed();
-        computed >= PATIENCE_TICKS || look.sleeps() && since > PATIENCE || since > PATIENCE_AT_MOST
+        look.ready() || look.sleeps() && since > PATIENCE || since > PATIENCE_AT_MOST
     }
 
-    /// Whether it sleeps at this moment.
-    pub fn asleep(&self) -> bool {
-        Look::at(self.id).is_none_or(|look| look.sleeps())
+    /// Whether it is inside a call and can be left alone there: it sleeps, or `long` has passed in which it had its turn.
+    pub fn makes_room(&mut self, long: bool) -> bool {
+        Look::at(self.id).is_none_or(|look| look.sleeps() || long && !self.starves(&look))
+    }
+
+    /// Whether it wants a processor and has not had one for long since it was let go: a busy machine is no reason to go on
+    /// without it, however long that takes. A stop that was not reported yet is on its way to us, too.
+    fn starves(&mut self, look: &Look) -> bool {
+        let computed = look.ticks.saturating_sub(*self.free_at.get_or_insert(look.ticks));
+        look.state == b't' || look.ready() && computed < PATIENCE_TICKS
     }
 }
 
@@ -170,6 +179,11 @@ impl Look {
         let state = *fields.next()?.as_bytes().first()?;
         let mut times = fields.skip(10).filter_map(|field| field.parse::<u64>().ok());
         Some(Look { state, ticks: times.next()? + times.next()? })
+    }
+
+    /// Has a processor, or waits for one.
+    fn ready(&self) -> bool {
+        self.state == b'R'
     }
 
     /// Asleep in the kernel, with (S) or without (D) an ear for signals; a parent in vfork is in D.

@@ -24,7 +24,8 @@ const ROWS_FOR_UDP: u16 = 20;
 /// What the board says besides what the model knows.
 pub struct Facts {
     pub ports: Vec<u16>,
-    pub interval_ms: u64,
+    /// Between the last look and the next one.
+    pub interval_ms: u128,
     /// Processor time of the last look and drawing.
     pub cost_ms: f64,
     /// Tables that this kernel does not show.
@@ -158,6 +159,7 @@ fn help(facts: &Facts) -> Vec<String> {
         "Timer           resend x3: sent again 3 times. probe: the window of the",
         "                peer is zero. ends in: then the kernel forgets the socket.",
         "",
+        "By state, TIME-WAIT stands last.",
         "Not seen here   what comes and goes between two looks; other network",
         "                namespaces (containers); TCP sockets that only have an",
         "                address, or none.",
@@ -168,6 +170,7 @@ fn help(facts: &Facts) -> Vec<String> {
         lines.push(format!("This kernel does not show: {}.", facts.missing.join(", ")));
     }
     lines.push(format!("The last look and its drawing took {:.1} ms of a processor.", facts.cost_ms));
+    lines.push("Looks take at most a tenth of it; with many sockets they come later.".into());
     lines
 }
 

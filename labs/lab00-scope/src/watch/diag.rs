@@ -8,7 +8,8 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
 
-use super::sock::{Key, Protocol, Sock, parsed};
+use super::model::Entry;
+use super::sock::{Protocol, parsed};
 
 /// Not in libc: include/uapi/linux/sock_diag.h and inet_diag.h.
 const SOCK_DIAG_BY_FAMILY: u16 = 20;
@@ -53,12 +54,12 @@ impl Diag {
     }
 
     /// One look at all tables. It takes a moment, and the kernel goes on meanwhile: the two ends of a connection may be
-    /// seen at two different times.
+    /// seen at two different times. `socks` gives its memory.
     ///
     /// # Errors
     /// What the kernel says of the request.
-    pub fn look(&mut self) -> Result<Vec<(Key, Sock)>> {
-        let mut socks = Vec::new();
+    pub fn look(&mut self, mut socks: Vec<Entry>) -> Result<Vec<Entry>> {
+        socks.clear();
         self.missing.clear();
         for (name, family, protocol) in TABLES {
             send(self.netlink.as_raw_fd(), &request(family, protocol, &self.bytecode), MsgFlags::empty())
@@ -73,7 +74,7 @@ impl Diag {
     }
 
     /// Reads up to the message that ends the answer.
-    fn answers(&mut self, protocol: Protocol, socks: &mut Vec<(Key, Sock)>) -> Result<()> {
+    fn answers(&mut self, protocol: Protocol, socks: &mut Vec<Entry>) -> Result<()> {
         loop {
             let bytes_read = match recv(self.netlink.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Err(Errno::EINTR) => continue,
@@ -156,6 +157,7 @@ mod tests {
 
     use kernel::State;
 
+    use super::super::sock::Sock;
     use super::*;
 
     #[test]
@@ -165,14 +167,14 @@ mod tests {
         let clients = addrs.map(|addr| TcpStream::connect(addr).unwrap());
         let [first, second, _] = addrs.map(|addr| addr.port());
         for ports in [vec![first], vec![first, second], vec![9, first, 10, second, 11]] {
-            let socks = Diag::open(&ports).unwrap().look().unwrap();
+            let socks = Diag::open(&ports).unwrap().look(Vec::new()).unwrap();
             // Of these three only: the ports of others, and of connections in TIME-WAIT, may be the same.
             for (addr, client) in addrs.iter().zip(&clients) {
                 let client_addr = client.local_addr().unwrap();
                 let seen = |local, peer_port, state| {
                     let is =
                         |sock: &Sock| (sock.pair.local, sock.pair.peer.port(), sock.state) == (local, peer_port, state);
-                    socks.iter().any(|(_, sock)| is(sock))
+                    socks.iter().any(|entry| is(&entry.sock))
                 };
                 let wanted = ports.contains(&addr.port());
                 assert_eq!(seen(*addr, 0, State::Listen), wanted, "{addr} of {ports:?}");
@@ -189,11 +191,13 @@ mod tests {
             let local = listener.local_addr().unwrap();
             let udp = UdpSocket::bind(local).unwrap();
             let stream = TcpStream::connect(local).unwrap();
-            let socks = Diag::open(&[local.port()]).unwrap().look().unwrap();
+            let socks = Diag::open(&[local.port()]).unwrap().look(Vec::new()).unwrap();
             let seen = |protocol, state, local| {
                 socks
                     .iter()
-                    .filter(|(_, sock)| (sock.protocol, sock.state, sock.pair.local) == (protocol, state, local))
+                    .filter(|Entry { sock, .. }| {
+                        (sock.protocol, sock.state, sock.pair.local) == (protocol, state, local)
+                    })
                     .count()
             };
             assert_eq!(seen(Protocol::Tcp, State::Listen, local), 1, "{socks:?}");

@@ -13,9 +13,9 @@ use ratatui::{Terminal, style::Style};
 
 use super::board::{self, Facts};
 use super::keys::View;
-use super::model::{Mark, Model};
+use super::model::{Entry, Mark, Model};
 use super::order::{FILTERS, SORTS, chosen};
-use super::sock::{Key, Protocol, Sock, parsed};
+use super::sock::{Protocol, Sock, parsed};
 use super::style::Look;
 
 /// A message as the kernel writes it: struct inet_diag_msg.
@@ -44,12 +44,12 @@ fn message(sock: &Sock, cookie: u64) -> Vec<u8> {
     .concat()
 }
 
-fn keyed(sock: &Sock, cookie: u64) -> (Key, Sock) {
+fn keyed(sock: &Sock, cookie: u64) -> Entry {
     parsed(sock.protocol, &message(sock, cookie)).unwrap()
 }
 
 /// A TCP socket, with the peer `*` if `peer` is 0.
-fn tcp(local: u16, peer: u16, state: State, recv_queue: u32, send_queue: u32) -> (Key, Sock) {
+fn tcp(local: u16, peer: u16, state: State, recv_queue: u32, send_queue: u32) -> Entry {
     let at = |port| SocketAddr::from(([127, 0, 0, 1], port));
     let peer = if peer == 0 { SocketAddr::from(([0, 0, 0, 0], 0)) } else { at(peer) };
     let pair = Pair { local: at(local), peer };
@@ -121,6 +121,39 @@ fn a_queue_never_covers_the_mark_of_a_state_and_addresses_can_be_used_again() {
 }
 
 #[test]
+fn a_socket_that_one_look_has_seen_twice_is_one_socket() {
+    for known in [true, false] {
+        let mut model = Model::default();
+        let before: Vec<Entry> = (1..100).map(|port| tcp(port, 4444, State::Established, 0, 0)).collect();
+        model.update(seconds(0), if known { before.clone() } else { Vec::new() });
+        let after = tcp(7, 4444, State::TimeWait, 0, 0);
+        let changes = model.update(seconds(1), before.iter().cloned().chain([after.clone()]).collect());
+        let states: Vec<State> =
+            changes.iter().filter_map(|change| change.after.as_ref()).map(|sock| sock.state).collect();
+        assert!(states.contains(&State::TimeWait), "{changes:?}");
+        assert_eq!((model.count(State::Established), model.count(State::TimeWait)), (98, 1));
+        assert_eq!((model.totals(), model.entries().count()), ((99, 0), 99));
+        // And in the other order, at other places.
+        let turned =
+            [after].into_iter().chain(before.into_iter().rev().filter(|entry| entry.sock.pair.local.port() != 7));
+        assert!(model.update(seconds(2), turned.collect()).is_empty());
+    }
+}
+
+#[test]
+fn by_state_time_wait_stands_last() {
+    let mut model = Model::default();
+    let waiting = (1000..1300).map(|port| tcp(port, 4444, State::TimeWait, 0, 0));
+    let udp = tcp(53, 0, State::Closed, 0, 0);
+    let udp = Entry { sock: Sock { protocol: Protocol::Udp, ..udp.sock }, ..udp };
+    model.update(seconds(0), waiting.chain([udp, tcp(4444, 9, State::CloseWait, 0, 0)]).collect());
+    let picture = shown(&model, &View::default(), 80, 24);
+    let at = |text: &str| picture.find(text).unwrap_or_else(|| panic!("no {text:?}: {picture}"));
+    assert!(at("\n CLOSE-WAIT") < at("\n UDP bound") && at("\n UDP bound") < at("\n TIME-WAIT"), "{picture}");
+    assert!(picture.contains("[TIME-WAIT      300]"), "{picture}");
+}
+
+#[test]
 fn a_queue_is_a_bar_where_there_is_room_and_a_full_accept_queue_is_a_full_bar() {
     let mut model = Model::default();
     let socks = vec![
@@ -157,7 +190,7 @@ fn the_help_fits_into_80x24_and_an_empty_table_says_what_to_do() {
     assert!(shown(&Model::default(), &View::default(), 80, 24).contains("no socket has port 4444"));
 }
 
-fn any_sock() -> impl Strategy<Value = (Key, Sock)> {
+fn any_sock() -> impl Strategy<Value = Entry> {
     let place = || (any::<IpAddr>(), prop_oneof![Just(0u16), any::<u16>()]);
     let timer = (0..6u8, any::<u32>(), any::<u8>());
     let rest = (any::<bool>(), 1..13u8, any::<u32>(), any::<u32>(), any::<u64>());

@@ -5,20 +5,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use nix::errno::Errno;
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 
 use super::WatchArgs;
 use super::board::{self, Facts};
+use super::cost::Cost;
 use super::diag::Diag;
 use super::keys::View;
 use super::model::Model;
 use super::order::chosen;
 use super::style::Look;
 use super::terminal::{Board, Input};
-
-/// A look may cost so much of the time: where it takes longer, the next one comes later.
-const SHARE: u32 = 10;
 
 /// Shows the board until q or a signal.
 ///
@@ -28,14 +24,16 @@ pub fn show(args: &WatchArgs) -> Result<ExitCode> {
     let mut diag = Diag::open(&args.ports)?;
     let look = Look::of_the_environment();
     let (mut model, mut view) = (Model::default(), View::default());
-    let mut facts = Facts { ports: args.ports.clone(), interval_ms: args.interval, cost_ms: 0.0, missing: Vec::new() };
+    let mut facts =
+        Facts { ports: args.ports.clone(), interval_ms: args.interval.into(), cost_ms: 0.0, missing: Vec::new() };
     let mut board = Board::open()?;
     let (begun, mut due, mut looks_left) = (Instant::now(), Instant::now(), args.looks.unwrap_or(u64::MAX));
     loop {
-        let before = processor_time();
+        let cost = Cost::begin();
         let looks = Instant::now() >= due && !view.frozen;
         if looks {
-            model.update(begun.elapsed(), diag.look()?);
+            let socks = diag.look(std::mem::take(&mut model.spare))?;
+            model.update(begun.elapsed(), socks);
             facts.missing.clone_from(&diag.missing);
         }
         let drawn = board.terminal.draw(|frame| {
@@ -49,9 +47,9 @@ pub fn show(args: &WatchArgs) -> Result<ExitCode> {
             return Err(error.into());
         }
         if looks {
-            let cost = processor_time().saturating_sub(before);
-            facts.cost_ms = cost.as_secs_f64() * 1000.0;
-            due = Instant::now() + Duration::from_millis(args.interval).max(cost * SHARE);
+            let interval = cost.interval(Duration::from_millis(args.interval));
+            (facts.cost_ms, facts.interval_ms) = (cost.so_far().as_secs_f64() * 1000.0, interval.as_millis());
+            due = Instant::now() + interval;
             looks_left -= 1;
         }
         if looks_left == 0 {
@@ -71,10 +69,4 @@ pub fn show(args: &WatchArgs) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Of this process, in the kernel and out of it.
-fn processor_time() -> Duration {
-    let used = getrusage(UsageWho::RUSAGE_SELF).map(|used| used.user_time() + used.system_time());
-    used.map_or(Duration::ZERO, |used| Duration::from_micros(used.num_microseconds().unsigned_abs()))
 }

@@ -1,9 +1,10 @@
 //! `watch`: the sockets of this machine, live, in the state diagram of TCP and one by one.
 //!
 //! The way of a look: [`diag`] asks the kernel, [`sock`] reads its answer, [`model`] finds what has changed, [`order`]
-//! chooses the rows; then [`board`] draws all of it with [`diagram`] and [`table`], or [`plain`] prints the changes.
+//! chooses the rows, [`cost`] says when the next look may come; then [`board`] draws all of it with [`diagram`] and [`table`], or [`plain`] prints the changes.
 
 mod board;
+mod cost;
 mod diag;
 mod diagram;
 #[cfg(test)]
@@ -29,7 +30,7 @@ pub struct WatchArgs {
     /// Show the TCP and UDP sockets with one of these ports at either end; none: all sockets
     #[arg(value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..), num_args = 0..=MOST_PORTS)]
     pub ports: Vec<u16>,
-    /// Look again after so many milliseconds
+    /// Look again after so many milliseconds; later where looks would take more than a tenth of a processor
     #[arg(long, value_name = "MS", default_value_t = 250, value_parser = clap::value_parser!(u64).range(20..=60_000))]
     pub interval: u64,
     /// Print a line for each change and draw nothing; so it is in a pipe

@@ -11,6 +11,7 @@ use shared::{Screen, Stop};
 
 use super::WatchArgs;
 use super::board::pair_text;
+use super::cost::Cost;
 use super::diag::Diag;
 use super::model::{Change, Model};
 use super::sock::{Protocol, Sock};
@@ -26,7 +27,7 @@ const EXIT_CLOSED_PIPE: u8 = 141;
 pub fn print(args: &WatchArgs) -> Result<ExitCode> {
     let (stop, mut screen) = (Stop::on_signals()?, Screen::new());
     let (mut diag, mut model) = (Diag::open(&args.ports)?, Model::default());
-    let (begun, interval) = (Instant::now(), Duration::from_millis(args.interval));
+    let (begun, mut interval) = (Instant::now(), Duration::from_millis(args.interval));
     let mut due = begun;
     for look in 0..args.looks.unwrap_or(u64::MAX) {
         if look > 0 {
@@ -36,8 +37,10 @@ pub fn print(args: &WatchArgs) -> Result<ExitCode> {
             }
             due = due.max(Instant::now()); // after Ctrl-Z and fg there is nothing to catch up on
         }
+        let cost = Cost::begin();
         let at = if look == 0 { Duration::ZERO } else { begun.elapsed() };
-        let mut changes = model.update(at, diag.look()?);
+        let socks = diag.look(std::mem::take(&mut model.spare))?;
+        let mut changes = model.update(at, socks);
         if look == 0 {
             for missing in &diag.missing {
                 screen.line(format_args!("this kernel does not show: {missing}"));
@@ -51,6 +54,7 @@ pub fn print(args: &WatchArgs) -> Result<ExitCode> {
         if !lines.is_empty() {
             screen.line(lines.join("\n"));
         }
+        interval = cost.interval(Duration::from_millis(args.interval));
     }
     Ok(ExitCode::SUCCESS)
 }

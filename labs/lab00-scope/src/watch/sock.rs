@@ -10,6 +10,8 @@ use std::time::Duration;
 use kernel::{Pair, State};
 use nix::libc;
 
+use super::model::Entry;
+
 /// struct inet_diag_msg, in bytes.
 const INET_DIAG_MSG: usize = 72;
 
@@ -97,7 +99,7 @@ impl Hasher for Mixed {
 
 /// One socket and what names it; `None` for a message that is too short or has a state that Linux did not have when
 /// this was written.
-pub fn parsed(protocol: Protocol, message: &[u8]) -> Option<(Key, Sock)> {
+pub fn parsed(protocol: Protocol, message: &[u8]) -> Option<Entry> {
     let message: &[u8; INET_DIAG_MSG] = message.first_chunk()?;
     let word = |at: usize| u32::from_ne_bytes([message[at], message[at + 1], message[at + 2], message[at + 3]]);
     let double = |at: usize| u64::from(word(at)) | u64::from(word(at + 4)) << 32;
@@ -124,7 +126,8 @@ pub fn parsed(protocol: Protocol, message: &[u8]) -> Option<(Key, Sock)> {
         _ => None,
     };
     let timer = kind.map(|kind| Timer { kind, left: Duration::from_millis(word(52).into()), tries });
-    Some((key, Sock { protocol, pair, state, recv_queue: word(56), send_queue: word(60), timer, inode: word(68) }))
+    let sock = Sock { protocol, pair, state, recv_queue: word(56), send_queue: word(60), timer, inode: word(68) };
+    Some(Entry { key, sock, mark: None })
 }
 
 impl Sock {
@@ -139,6 +142,10 @@ impl Sock {
 
     pub fn is_listening(&self) -> bool {
         self.protocol == Protocol::Tcp && self.state == State::Listen
+    }
+
+    pub fn is_waiting(&self) -> bool {
+        self.protocol == Protocol::Tcp && self.state == State::TimeWait
     }
 
     /// The place of its state in the life of a connection; UDP last.

@@ -65,7 +65,8 @@ pub fn draw(area: Rect, buffer: &mut Buffer, model: &Model, rows: &[&Entry], loo
     put(buffer, area, 0, 0, heading.trim_end(), look.plain());
     for (row, entry) in (1..area.height).zip(rows) {
         let (text, style) = row_of(entry, model.now, &columns, look);
-        put(buffer, area, 0, row, text.trim_end(), style);
+        // Over the whole row: what is reversed looks torn where it ends with the text.
+        put(buffer, area, 0, row, &format!("{text:<width$}", width = area.width.into()), style);
     }
 }
 

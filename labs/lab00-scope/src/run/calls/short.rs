@@ -1,5 +1,10 @@
 //! A call as the labs print it: `connect(3, 127.0.0.1:4444) = 0`.
 
+use std::fs;
+
+use nix::errno::Errno;
+use nix::libc;
+
 use super::memory::Memory;
 use super::{Arg, Entered, address, message, result, value};
 
@@ -69,8 +74,32 @@ pub fn text(memory: &Memory, call: &Entered, result: Option<i64>) -> String {
     match result {
         None => format!("{name}({inside})"),
         Some(number) if result::restarts(number) => format!("{name}({inside}) = ?"),
-        Some(number @ ..0) => format!("{name}({inside}) = -1 {}", result::errno(number)),
+        Some(number @ ..0) => {
+            format!("{name}({inside}) = -1 {}{}", result::errno(number), meaning(memory, call, number))
+        }
         Some(number) => format!("{name}({inside}) = {number}"),
+    }
+}
+
+/// Two errors say that nothing is wrong: a word on which of their causes it is.
+fn meaning(memory: &Memory, call: &Entered, result: i64) -> &'static str {
+    let non_blocking = || {
+        let path = format!("/proc/{}/fdinfo/{}", memory.thread, call.fd().unwrap_or(-1));
+        let info = fs::read_to_string(path).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:"));
+        flags
+            .and_then(|flags| i32::from_str_radix(flags.trim(), 8).ok())
+            .is_some_and(|flags| flags & libc::O_NONBLOCK != 0)
+    };
+    let asked = || call.given.iter().flatten().any(|text| text.contains("MSG_DONTWAIT"));
+    match (Errno::from_raw(-result as i32), call.spec.name) {
+        (Errno::EINPROGRESS, "connect") if non_blocking() => " (non-blocking: goes on)",
+        (Errno::EINPROGRESS, "connect") => " (time is over: goes on)", // SO_SNDTIMEO
+        (Errno::EAGAIN, "accept" | "accept4" | "read" | "readv") if non_blocking() => " (would wait)",
+        (Errno::EAGAIN, name) if (call.sends() || name.starts_with("recv")) && (asked() || non_blocking()) => {
+            " (would wait)"
+        }
+        _ => "",
     }
 }
 

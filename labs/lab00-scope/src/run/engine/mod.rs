@@ -136,11 +136,11 @@ impl<'a> Engine<'a> {
         self.holder.is_some()
     }
 
-    /// Whether everybody waits in a call, sleeps, or has waited long enough for the others.
-    fn all_settled(&mut self) -> bool {
+    /// Whether everybody waits in a call, sleeps, or has made the others wait long enough.
+    pub fn all_settled(&mut self) -> bool {
         self.tracer.threads.values_mut().all(|thread| match thread.place {
             // Whoever was seen asleep and has been woken is on its way back to us.
-            Place::Inside(_) => thread.asleep() || self.last_step.elapsed() > LONGEST_STEP,
+            Place::Inside(_) => thread.makes_room(self.last_step.elapsed() > LONGEST_STEP),
             Place::Runs | Place::Ends => thread.lets_others_go(),
             _ => true,
         })
@@ -170,6 +170,7 @@ impl<'a> Engine<'a> {
         self.steps += 1;
         thread.let_in = self.steps;
         thread.moved();
+        thread.set_free();
         self.last_step = Instant::now();
         let place = std::mem::replace(&mut thread.place, Place::Ends);
         match place {
@@ -200,6 +201,7 @@ impl<'a> Engine<'a> {
             return Ok(true);
         };
         let settled = thread.settled();
+        let over = over && thread.makes_room(true);
         match &thread.place {
             Place::Back(..) => {
                 self.holder = None;

@@ -76,7 +76,7 @@ impl Engine<'_> {
     /// What the wire and the table have to say after a call.
     pub(super) fn look(&mut self, inside: &Inside) -> Result<Vec<What>> {
         let first = inside.socket.as_ref().and_then(|socket| socket.local);
-        let dump = inside.call.may_change_a_state();
+        let dump = inside.call.may_change_a_state(self.wire.is_some());
         let mut seen = self.gather(Cause::Call(inside.number), first, dump)?;
         let socket = inside.socket.as_ref().map(|socket| self.states.socket(socket.inode));
         for what in &mut seen {

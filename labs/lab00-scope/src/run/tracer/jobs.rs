@@ -116,13 +116,14 @@ impl Tracer {
         self.go_on(id, Some(signal));
     }
 
-    /// The thread with a real-time signal: nix can neither name it nor pass it on.
+    /// The thread with a real-time signal: nix can neither name it nor pass it on. It does not reach the program; its C library
+    /// uses two of them, for pthread_cancel(3) and for setuid(2) in all threads.
     pub(super) fn find_nameless(&mut self) {
         let ids: Vec<i32> = self.threads.values().filter(|thread| thread.stopped_at.is_none()).map(|t| t.id).collect();
         for id in ids {
             let info = ptrace::getsiginfo(Pid::from_raw(id)).ok();
             if let Some(info) = info.filter(|info| info.si_signo >= 32) {
-                self.note(id, format!("real-time signal {} is not passed on by this tool", info.si_signo));
+                self.note(id, format!("real-time signal {} is lost: run cannot pass it on", info.si_signo));
                 self.go_on(id, None);
             } else if Look::at(id).is_none() {
                 self.gone(id, "killed by a real-time signal".into(), 128);
