@@ -329,11 +329,16 @@ few_rows() {
             return sprintf("%012d", ms + text)
         }' <<<"$raw" | LC_ALL=C sort -t $'\t' -k 1,2 |
         awk -F '\t' -v most="$1" '
-        { count[$1]++ }
-        !most || count[$1] <= most { print substr($0, length($1 $2) + 3) }
+        # A line that says "1 more" takes as much room as that one.
+        function tell_last() { if (last != "" && count[was] == most + 1) print last; last = "" }
+        $1 != was { tell_last(); was = $1 }
+        { count[$1]++; row = substr($0, length($1 $2) + 3) }
+        !most || count[$1] <= most { print row }
+        most && count[$1] == most + 1 { last = row }
         END {
+            tell_last()
             for (at in count)
-                if (most && count[at] > most)
+                if (most && count[at] > most + 1)
                     print "more " at " " (count[at] - most)
         }')
     if [[ -n $raw ]]; then "from_$from" <<<"$raw"; fi

@@ -15,6 +15,8 @@ use crate::{
 /// A state must last until it was read; with `--pause` until the class has looked at it.
 const LOOK_SECONDS: u32 = 40;
 const CLASS_LOOKS_SECONDS: u32 = 900;
+/// Rows that the text of one state and the diagram below it need.
+const WHOLE_STATE: usize = 46;
 
 /// Reaches each state, reads it from the kernel, says what there is to know of it.
 pub fn run(args: &TourArgs) -> Result<()> {
@@ -45,6 +47,10 @@ pub fn run(args: &TourArgs) -> Result<()> {
         log.screen.line("");
         seen.push(reached.state);
         if args.pause {
+            log.screen.measure();
+            if log.screen.rows().is_some_and(|rows| rows < WHOLE_STATE) {
+                enter.before(&mut log.screen, "the diagram"); // else the text above is gone before it was read
+            }
             log.screen.line(diagram(&seen, &reached.ends()?));
             log.say("now", "C the client's end, S the server's end; numbers: states seen before");
             log.say("look", format_args!("scripts/states.sh {}", reached.port));

@@ -19,6 +19,8 @@ use crate::wait_until;
 
 /// How long a program may take to show what is waited for.
 const SHOW_LIMIT: Duration = Duration::from_secs(30);
+/// More than a demo's limit for a double press: see shared/roles/src/keys.rs.
+const READING: Duration = Duration::from_millis(450);
 
 /// A terminal for a program: what it shows comes in chunks, as it was written.
 pub struct Pty {
@@ -103,11 +105,13 @@ impl Terminal {
         Terminal { child, keyboard, output, shown: String::new() }
     }
 
-    /// Types these bytes.
+    /// Types these bytes, after the time that a person needs to read: a demo takes a key that comes sooner for the second
+    /// press of the one before.
     ///
     /// # Panics
     /// The terminal is gone.
     pub fn type_text(&mut self, text: &str) {
+        thread::sleep(READING);
         self.keyboard.write_all(text.as_bytes()).unwrap();
     }
 

@@ -130,6 +130,11 @@ impl Console {
         self.key()
     }
 
+    /// Whether keys come from a terminal, and not from a pipe.
+    pub fn has_keys(&self) -> bool {
+        self.before.is_some()
+    }
+
     /// Whether standard output is a terminal.
     pub fn draws(&self) -> bool {
         self.draws

@@ -5,7 +5,7 @@ mod play;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use shared::Screen;
@@ -24,6 +24,10 @@ const KEYS: [&str; 2] = [
     "Enter, Space, Right: go on   k: the kernel decides now   r: again   s: skip   q: quit",
     "h: hides or shows the votes for each answer   c: the code",
 ];
+/// The key by which a program goes on in a demo, however soon: see shared/roles/src/keys.rs.
+const GO: &str = "g";
+/// A key to go on that comes sooner after another key is its second press.
+const DOUBLE_PRESS: Duration = Duration::from_millis(400);
 /// Rows that the histograms below a verdict need: a demo that knows of fewer shows its question again above it.
 const HISTOGRAM_ROWS: usize = 7;
 /// A demo with --pause needs as many rows.
@@ -78,6 +82,8 @@ pub struct Session {
     reader: Reader,
     step: Step,
     over: Over,
+    /// When a key was pressed last.
+    pressed: Option<Instant>,
     /// The votes for each answer are hidden: the class talks before it knows what most of it believe.
     hides: bool,
     /// A question was voted on, and its votes are not kept yet.
@@ -106,8 +112,24 @@ impl Session {
     /// Begins with the address for the class.
     pub fn new(show: Show, room: Room, class: Class, console: Console, save: Save) -> Session {
         let (reader, step, decided, results) = (Reader::default(), Step::Gather, HashSet::new(), Vec::new());
-        let (demo, over, hides, pending, ended) = (None, Over::Nothing, true, false, None);
-        Session { show, room, class, console, demo, save, reader, step, over, hides, pending, decided, results, ended }
+        let (demo, over, pressed, hides, pending, ended) = (None, Over::Nothing, None, true, false, None);
+        Session {
+            show,
+            room,
+            class,
+            console,
+            demo,
+            save,
+            reader,
+            step,
+            over,
+            pressed,
+            hides,
+            pending,
+            decided,
+            results,
+            ended,
+        }
     }
 
     /// Whether a key is waited for.
@@ -183,6 +205,10 @@ impl Session {
     /// # Errors
     /// The demo's terminal cannot be resized.
     pub fn press(&mut self, key: Key) -> Result<()> {
+        let pressed = self.pressed.replace(Instant::now());
+        if key == Key::Go && self.console.has_keys() && pressed.is_some_and(|before| before.elapsed() < DOUBLE_PRESS) {
+            return Ok(());
+        }
         if std::mem::replace(&mut self.over, Over::Nothing) != Over::Nothing {
             self.console.back();
             self.draw();
@@ -208,7 +234,7 @@ impl Session {
                 self.step = Step::End;
             }
             (_, Step::Vote) => self.vote(key)?,
-            (Key::Go, Step::Prompt(_)) => self.answer("\n")?,
+            (Key::Go, Step::Prompt(_)) => self.answer(GO)?,
             (Key::Again, Step::Prompt(_)) => self.answer("r")?,
             (Key::Skip, Step::Prompt(_)) => self.answer("s")?,
             (Key::Quit | Key::End, Step::Prompt(_)) => self.answer("q")?,
@@ -236,7 +262,7 @@ impl Session {
             }
             (Key::Go | Key::Kernel, _) => {
                 ballot.decides_now();
-                self.answer("\n")?;
+                self.answer(GO)?;
             }
             (Key::Again, _) => {
                 ballot.close();

@@ -35,7 +35,7 @@ pub fn killed(stage: &mut Stage) -> Result<Verdict> {
     })?;
     stage.say("kernel", format_args!("server 2 Recv-Q {unread}"));
 
-    stage.look(format_args!("ss -tan 'sport = :{0} or dport = :{0}'", first.peer.port()));
+    stage.look(format_args!("ss -tan 'sport = :{} or sport = :{}'", first.peer.port(), second.peer.port()));
     let question = stage.ask(
         "Both servers are killed with kill -9, so neither calls close. What does recv return to client 1 and client 2?",
         [

@@ -30,7 +30,7 @@ pub fn cut(stage: &mut Stage) -> Result<Verdict> {
     let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
     cable(stage, "client", &client_sock, CUT)?;
     cable(stage, "server", &conn_sock, CUT)?;
-    stage.say("cable", "is out: each end drops all that arrives, for its TTL is only 64");
+    stage.say("cable", "is out: each end drops all that arrives: packets have a TTL of 64");
 
     stage.look(format_args!("ss -tano 'sport = :{0} or dport = :{0}'", server.local.port()));
     let question = stage.ask(

@@ -17,7 +17,7 @@ use fold::Fold;
 pub use flows::Side;
 pub use rows::{PROCESS, Row, Shape, Shown, Told};
 
-use super::model::{Call, Cause, Event, StateChange, What};
+use super::model::{Call, Cause, Event, State, StateChange, What};
 
 /// What is known of a process.
 struct Process {
@@ -145,7 +145,12 @@ impl Ladder {
     fn state(&mut self, rows: &mut Vec<Row>, state: &StateChange, at: Duration) {
         let Some((flow, side)) = self.flows.of_state(state) else {
             self.settle(rows);
-            let text = format!("{} is in {}", state.local, state.state);
+            // An end without a connection: a listener, or what never was connected.
+            let text = match (state.before, state.state) {
+                (_, State::Listen) => format!("the listener {} is in LISTEN", state.local),
+                (Some(State::Listen), State::Closed) => format!("the listener {} is gone", state.local),
+                (_, now) => format!("{} is in {now}", state.local),
+            };
             self.across(rows, String::new(), text, Told::Scope, at);
             return;
         };
