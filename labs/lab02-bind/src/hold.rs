@@ -29,7 +29,7 @@ pub fn run(args: &HoldArgs) -> Result<()> {
     let sock = Socket::new(Domain::for_address(addr), kind, None).at("socket", addr)?;
     let fd = sock.as_raw_fd();
     screen.line(format_args!("{protocol} Socket created"));
-    screen.line(format_args!("File descriptor assigned by OS:  {fd}"));
+    screen.line(format_args!("File descriptor assigned by OS: {fd}"));
 
     if args.reuse_addr {
         // setsockopt(sock, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);

@@ -134,7 +134,7 @@ fn hold_prints_what_the_lecture_prints_and_ends_with_enter() {
         ends_well(&mut hold);
         let expected = format!(
             "Application started\nOS assigned process id: {}\n{protocol} Socket created\n\
-             File descriptor assigned by OS:  N\nSocket is bound to {addr}\nPress Enter to terminate ...",
+             File descriptor assigned by OS: N\nSocket is bound to {addr}\nPress Enter to terminate ...",
             hold.pid()
         );
         let mut printed: Vec<String> = hold.printed().lines().map(String::from).collect();

@@ -137,7 +137,7 @@ fn measure(model: &str, in_c: Option<&Path>, clients: &str, kept: bool) -> Resul
     let mut load = Role::spawn(&mut load)?;
     load.wait_for_within(" s, all as sent: ", LIMIT)?;
     let numbers = load.line_with(" ms, 99 % ")?;
-    let numbers: Vec<f64> = numbers.split_whitespace().filter_map(|word| word.parse().ok()).collect();
+    let numbers: Vec<f64> = numbers.split([' ', '/']).filter_map(|word| word.parse().ok()).collect();
     let [requests_per_second, median_ms, _, percentile_99_ms] = numbers[..] else {
         bail!("the load printed {numbers:?}")
     };

@@ -90,7 +90,7 @@ pub fn run(args: &LoadArgs) -> Result<ExitCode> {
     }
     if echoes > 0 {
         screen.line(format_args!(
-            "{echoes} echoes in {seconds:.2} s, all as sent: {:.0} a second, median {:.3} ms, 99 % {:.3} ms",
+            "{echoes} echoes in {seconds:.2} s, all as sent: {:.0}/s, median {:.3} ms, 99 % {:.3} ms",
             echoes as f64 / seconds,
             at(0.5).as_secs_f64() * 1e3,
             at(0.99).as_secs_f64() * 1e3,

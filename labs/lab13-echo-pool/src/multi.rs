@@ -88,7 +88,7 @@ fn accept_all(
                 let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
                 if !args.server.quiet {
                     let before = queue.len();
-                    let full = if before >= args.queue { ": it is full" } else { "" };
+                    let full = if queue.is_full() { ": it is full" } else { "" };
                     screen.line(format_args!("main: accepted {peer_addr}, {before} in the queue before it{full}"));
                 }
                 asked = false;

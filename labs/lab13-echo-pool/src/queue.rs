@@ -67,6 +67,12 @@ impl<T> Queue<T> {
         self.lock().elements.len()
     }
 
+    /// Whether the next one to put would wait.
+    pub fn is_full(&self) -> bool {
+        let inner = self.lock();
+        inner.elements.len() >= inner.capacity
+    }
+
     /// No limit any more, and nobody waits for room: the server stops and puts away what it has accepted.
     pub fn lift_limit(&self) {
         self.lock().capacity = usize::MAX;

@@ -64,12 +64,10 @@ impl Keys {
             let ends = if single { key_length(&self.typed) } else { self.typed.iter().position(|byte| *byte == b'\n') };
             if let Some(end) = ends {
                 let key: Vec<u8> = self.typed.drain(..=end).collect();
-                let text = named(&key);
-                // A program that presses the key, such as lab00-scope's vote, means it: g.
-                if single && text.is_empty() && key != b"g" && self.since.elapsed() < DOUBLE_PRESS {
+                if single && is_second_press(&key, self.since.elapsed()) {
                     continue;
                 }
-                return Pressed::Text(text);
+                return Pressed::Text(named(&key));
             }
             let mut fds = [self.stop.as_fd(), input.as_fd()].map(|fd| PollFd::new(fd, PollFlags::POLLIN));
             if poll(&mut fds, PollTimeout::NONE) == Err(Errno::EINTR) {
@@ -98,8 +96,7 @@ impl Drop for Keys {
 
 /// Ctrl-C and SIGTERM act again as they do on every program; a pending one ends this one now.
 pub fn let_signals_end_us() {
-    let both: SigSet = [Signal::SIGINT, Signal::SIGTERM].into_iter().collect();
-    let _ = both.thread_unblock(); // EINVAL only for a wrong argument
+    let _ = SigSet::from_iter([Signal::SIGINT, Signal::SIGTERM]).thread_unblock(); // EINVAL only for a wrong argument
 }
 
 /// Where the first key ends, if it is whole: Right is ESC [ C, PageDown ESC [ 6 ~.
@@ -109,6 +106,12 @@ fn key_length(typed: &[u8]) -> Option<usize> {
         [0x1b, b'[' | b'O', rest @ ..] => rest.iter().position(|byte| (0x40..0x7f).contains(byte)).map(|at| at + 2),
         _ => Some(0),
     }
+}
+
+/// Whether this key, so soon after the question, belongs to the one before. A program such as lab00-scope's vote presses
+/// g, and means it.
+fn is_second_press(key: &[u8], since: Duration) -> bool {
+    key != b"g" && named(key).is_empty() && since < DOUBLE_PRESS
 }
 
 /// A key by the letter that means the same.
@@ -122,7 +125,15 @@ fn named(typed: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{key_length, named};
+    use super::{DOUBLE_PRESS, Duration, is_second_press, key_length, named};
+
+    #[test]
+    fn a_double_press_counts_once_and_a_letter_always() {
+        let soon = Duration::from_millis(150);
+        assert!([&b"\n"[..], b" ", b"\x1b[6~"].iter().all(|key| is_second_press(key, soon)));
+        assert!([&b"g"[..], b"r", b"q", b"?", b"\x1b[5~"].iter().all(|key| !is_second_press(key, soon)));
+        assert!(!is_second_press(b"\n", DOUBLE_PRESS));
+    }
 
     #[test]
     fn the_keys_of_a_clicker_mean_enter_and_again() {

@@ -386,7 +386,7 @@ fn classroom_shows_the_sockets_of_the_demo_beside_it_and_of_the_next_experiment(
         assert!(port.is_ok(), "{}{}", classroom.shown(&demo), classroom.shown(&watcher));
         classroom.wait_for("[Enter] let the kernel decide");
         classroom.assert_nothing_is_wrapped("09 --demo");
-        classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
+        classroom.tmux(&["send-keys", "-t", &demo, "g"]); // a program's Enter: no double press
         // What is too long for the pane waits once more before the verdict.
         let waits = wait_until("the end of the experiment", LIMIT, || {
             let shown = classroom.shown(&demo);
@@ -394,10 +394,10 @@ fn classroom_shows_the_sockets_of_the_demo_beside_it_and_of_the_next_experiment(
             Ok(over.or(shown.contains("the verdict   (? keys)").then_some(true)))
         });
         if waits.unwrap() {
-            classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
+            classroom.tmux(&["send-keys", "-t", &demo, "g"]);
             classroom.wait_for("r again, q quit");
         }
-        classroom.tmux(&["send-keys", "-t", &demo, "Enter"]);
+        classroom.tmux(&["send-keys", "-t", &demo, "g"]);
     }
 }
 

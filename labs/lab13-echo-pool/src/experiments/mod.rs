@@ -87,7 +87,7 @@ pub const LESSON: Lesson = Lesson {
             starred: false,
             minutes: 3,
             claim: "The client reaches the server by the name of the machine.",
-            source: "user manual, step 6: ./client hitin-VirtualBox 8080",
+            source: "user manual, step 6: ./client hitin-VirtualBox 8080; the question is ours",
             needs: &[LOOPBACK_NETWORK],
             play: ends::host_name,
         },
