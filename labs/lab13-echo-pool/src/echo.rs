@@ -35,7 +35,7 @@ pub enum End {
 
 impl fmt::Display for Echoed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "echoed {} bytes, ", self.bytes)?;
+        write!(f, "echoed {} byte{}, ", self.bytes, if self.bytes == 1 { "" } else { "s" })?;
         match self.end {
             End::Finished => write!(f, "end of stream"),
             End::Deadline => write!(f, "then nothing in time: closed"),

@@ -199,7 +199,7 @@ fn a_client_that_resets_costs_a_line_and_no_thread() {
         echoed(&mut rude, b"x");
         SockRef::from(&rude).set_linger(Some(Duration::ZERO)).unwrap();
         drop(rude); // RST
-        server.wait_for("echoed 1 bytes, recv: ECONNRESET (Connection reset by peer)\n").unwrap();
+        server.wait_for("echoed 1 byte, recv: ECONNRESET (Connection reset by peer)\n").unwrap();
     }
     echoed(&mut connected(addr), b"still there");
 }

@@ -14,7 +14,8 @@ use kernel::{Pair, State, wait_for_state};
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
-    Demo, Role, TCP_TOOLS, descriptors, ends_well, failed, have, run, signal, skip_without, step, tcp_tool, wait_until,
+    Demo, Role, TCP_TOOLS, descriptors, ends_well, failed, have, nobody, run, signal, skip_without, step, tcp_tool,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab14-length-header");
@@ -397,9 +398,8 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let addr = taken.local_addr().unwrap().to_string();
     let (code, stderr) = failed(&["server", &addr]);
     assert!(code == 1 && stderr.starts_with(&format!("lab14: bind {addr}: EADDRINUSE (98)")), "{stderr}");
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(); // bound, not listening: nobody else can take it
-    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = silent.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_nobody, addr) = nobody();
+    let addr = addr.to_string();
     let (code, stderr) = failed(&["client", &addr]);
     assert!(code == 1 && stderr.starts_with(&format!("lab14: connect {addr}: ECONNREFUSED (111)")), "{stderr}");
     assert!(stderr.contains("hint: start the server"), "{stderr}");

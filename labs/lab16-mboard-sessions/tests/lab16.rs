@@ -447,7 +447,9 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
         let (code, stderr) = failed(&[role, &addr]);
         assert!(code == 1 && stderr.starts_with(&format!("lab16: bind {addr}: EADDRINUSE (98)")), "{stderr}");
     }
-    let (code, stderr) = failed(&["client", &free_port().to_string()]);
+    // A connected socket keeps the port and takes nothing from strangers: nobody else can get it meanwhile.
+    taken.connect("127.0.0.1:9").unwrap();
+    let (code, stderr) = failed(&["client", &addr]);
     assert!(
         code == 1 && stderr.contains(": ECONNREFUSED (111) Connection refused\n  hint: start the server"),
         "{stderr}"
@@ -472,9 +474,4 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let file = folder.path().join("text");
     fs::write(&file, "no journal").unwrap();
     assert_eq!(failed(&["server", "0", "--journal", file.to_str().unwrap()]).0, 1);
-}
-
-/// A port that nobody had a moment ago, on an address of its own, where nobody looks for one.
-fn free_port() -> SocketAddr {
-    UdpSocket::bind("127.0.16.2:0").unwrap().local_addr().unwrap()
 }

@@ -14,7 +14,7 @@ use std::{
 use nix::sys::signal::Signal;
 use socket2::SockRef;
 use testkit::{
-    Demo, Finished, Role, TempDir, ends_well, failed, have, interrupt, run, signal, skip_without, wait_until,
+    Demo, Finished, Role, TempDir, ends_well, failed, have, interrupt, nobody, run, signal, skip_without, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab19-server-models");
@@ -386,10 +386,8 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     }
     let (code, stderr) = failed(&["server", "pool", "192.0.2.1:7777"]);
     assert!(code == 1 && stderr.contains("bind 192.0.2.1:7777: EADDRNOTAVAIL (99)"), "{stderr}");
-    // Bound and not listening: nobody else can take this port meanwhile.
-    let silent = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    silent.bind(&"127.0.0.1:0".parse::<SocketAddr>().unwrap().into()).unwrap();
-    let addr = silent.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_nobody, addr) = nobody();
+    let addr = addr.to_string();
     for role in ["connections", "requests"] {
         let (code, stderr) = failed(&[role, &addr]);
         let expected = format!("lab19: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: ");

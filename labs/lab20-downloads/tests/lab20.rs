@@ -15,8 +15,8 @@ use std::{
 use kernel::State;
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
-    Demo, Finished, Role, TempDir, Terminal, descriptors, ends_well, failed, have, interrupt, run, skip_without, step,
-    wait_until,
+    Demo, Finished, Role, TempDir, Terminal, descriptors, ends_well, failed, have, interrupt, nobody, run,
+    skip_without, step, wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab20-downloads");
@@ -474,9 +474,7 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let addr = taken.local_addr().unwrap().to_string();
     let (code, stderr) = refused(&["files", &addr]);
     assert!(code == 1 && stderr.starts_with(&format!("lab20: bind {addr}: EADDRINUSE (98)")), "{stderr}");
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(); // bound, not listening: nobody else can take it
-    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = silent.local_addr().unwrap().as_socket().unwrap();
+    let (_nobody, addr) = nobody();
     let folder = TempDir::new();
     let (code, stderr) = failed(fetch(&folder, &[]).args(urls(addr, 2)));
     assert!(code == 1 && stderr.starts_with(&format!("lab20: connect {addr}: ECONNREFUSED (111)")), "{stderr}");

@@ -27,7 +27,8 @@ use nix::{
 };
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use testkit::{
-    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, step, wait_until,
+    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, nobody, run, signal, skip_without, step,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab23-guessword");
@@ -659,7 +660,8 @@ fn bad_arguments_and_addresses_are_refused_with_what_helps() {
         assert_eq!(refused(&[which, "77777"]).0, 2);
         assert_eq!(refused(&[which, "--max-clients", "0"]).0, 2);
     }
-    drop(taken);
+    let (_nobody, addr) = nobody();
+    let addr = addr.to_string();
     for role in ["client", "draw"] {
         let (code, stderr) = refused(&[role, "ann", &addr]);
         let expected = format!("lab23: connect {addr}: ECONNREFUSED (111) Connection refused\n  hint: ");

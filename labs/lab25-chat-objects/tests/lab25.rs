@@ -13,7 +13,8 @@ use std::{
 use nix::sys::signal::Signal;
 use socket2::{Domain, SockRef, Socket, Type};
 use testkit::{
-    Demo, Role, Terminal, descriptors, ends_well, failed, have, interrupt, run, signal, skip_without, step, wait_until,
+    Demo, Role, Terminal, descriptors, ends_well, failed, have, interrupt, nobody, run, signal, skip_without, step,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab25-chat-objects");
@@ -489,9 +490,8 @@ fn errors_name_the_call_the_address_the_errno_and_a_command_that_helps() {
     let addr = taken.local_addr().unwrap().to_string();
     let (code, stderr) = failed(&["server", &addr]);
     assert!(code == 1 && stderr.starts_with(&format!("lab25: bind {addr}: EADDRINUSE (98)")), "{stderr}");
-    let silent = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap(); // bound, not listening: nobody else can take it
-    silent.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = silent.local_addr().unwrap().as_socket().unwrap().to_string();
+    let (_nobody, addr) = nobody();
+    let addr = addr.to_string();
     let (code, stderr) = failed(&["client", "--name", "ann", "--uri", &addr]);
     assert!(code == 1 && stderr.starts_with(&format!("lab25: connect {addr}: ECONNREFUSED (111)")), "{stderr}");
     assert!(stderr.contains("hint: start the server"), "{stderr}");

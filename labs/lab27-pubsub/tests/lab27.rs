@@ -12,9 +12,9 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use socket2::{Domain, Socket, Type};
 use testkit::{
-    Demo, Role, descriptors, ends_well, failed, have, interrupt, root, run, signal, skip_without, step, wait_until,
+    Demo, Role, descriptors, ends_well, failed, have, interrupt, nobody, root, run, signal, skip_without, step,
+    wait_until,
 };
 
 const LAB: &str = env!("CARGO_BIN_EXE_lab27-pubsub");
@@ -60,14 +60,6 @@ fn broker() -> (Role, SocketAddr) {
     let line = broker.line_with("is the broker at ").unwrap();
     let addr = line.rsplit(' ').next().unwrap().trim().parse().unwrap();
     (broker, addr)
-}
-
-/// An address where nobody listens as long as its owner lives: bound, so that no one else gets it.
-fn nobody() -> (Socket, SocketAddr) {
-    let owner = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    owner.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
-    let addr = owner.local_addr().unwrap().as_socket().unwrap();
-    (owner, addr)
 }
 
 /// One of the programs, at this broker.

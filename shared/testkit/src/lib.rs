@@ -34,7 +34,8 @@ pub use demo::{
 };
 pub use kernel::{NotSeen, wait_until};
 pub use peers::{
-    TCP_TOOLS, addr_behind, foreign, python_server, serving, tcp_tool, texts, wait_until_it_hears_ctrl_c, without_ipv6,
+    TCP_TOOLS, addr_behind, foreign, nobody, python_server, serving, tcp_tool, texts, wait_until_it_hears_ctrl_c,
+    without_ipv6,
 };
 pub use shared::Role;
 pub use strace::{assert_printed_calls_are_real, assert_printed_calls_are_real_with};

@@ -3,11 +3,14 @@
 use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
+    os::fd::{AsRawFd, OwnedFd},
     process::Command,
 };
 
 use anyhow::Result;
-use nix::{sys::signal::Signal, unistd::Pid};
+use nix::sys::signal::Signal;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, getsockname, socket};
+use nix::unistd::Pid;
 
 use crate::{RUN_LIMIT, Role, have, skip_without, wait_until};
 
@@ -22,6 +25,17 @@ pub fn serving(command: &mut Command, banner: &str) -> (Role, SocketAddr) {
     let mut role = Role::spawn(command).unwrap();
     let addr = addr_behind(&mut role, banner);
     (role, addr)
+}
+
+/// An address where nobody listens as long as its owner lives: bound, so that no one else gets it.
+///
+/// # Panics
+/// There is no free port.
+pub fn nobody() -> (OwnedFd, SocketAddr) {
+    let owner = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(owner.as_raw_fd(), &SockaddrIn::new(127, 0, 0, 1, 0)).unwrap();
+    let addr: SockaddrIn = getsockname(owner.as_raw_fd()).unwrap();
+    (owner, SocketAddr::V4(addr.into()))
 }
 
 /// The address at the end of the next line with `banner`; it may be in a URL.
