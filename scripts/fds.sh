@@ -138,7 +138,8 @@ connected or listening (TCP), or others'
     if [[ -n $1 ]]; then say "$1 descriptors; 0, 1 and 2 are standard input," \
         'output and error'; fi
     say 'socket:[N]: N is its inode, and the socket tables have the same number'
-    say 'in no table: TCP unconnected and not listening, UDP unbound, others'
+    say 'in no table: TCP unconnected and not listening, or in TIME-WAIT; UDP
+             unbound; others'
     say 'never here: TIME-WAIT; its inode is 0, only the kernel has it'
 }
 

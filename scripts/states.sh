@@ -31,11 +31,13 @@
 #            UDP: both count memory, which is more than the bytes.
 #   Timer    on: retransmission, x3: tried 3 times. persist: window probe.
 #            keepalive. timewait: until the kernel forgets the connection.
-#   Process  name/pid. `-`: no process has it, as in TIME-WAIT, in FIN-WAIT-2
-#            after close, or before accept. `?`: not known, or not yours to
-#            see.
-# A terminal narrower than 80 columns gets Rq and Sq for Recv-Q and Send-Q,
-# ss's own spelling of the states, and neither timer nor process.
+#   Process  name/pid. `-`: no process has it, as in FIN-WAIT-2 after close,
+#            or before accept. `?`: not known, or not yours to see.
+#            TIME-WAIT has neither queue nor process, even where a program
+#            still has the socket and unread bytes.
+# Below 100 columns Rq and Sq stand for Recv-Q and Send-Q. A terminal narrower
+# than 80 columns gets ss's own spelling of the states, and neither timer nor
+# process.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname -- "${BASH_SOURCE[0]}")/lib.sh"
@@ -132,8 +134,8 @@ others:   Recv-Q bytes not read yet (a FIN counts as 1), Send-Q bytes not
           acknowledged yet; with UDP both count memory, more than the bytes
 Timer:    on = retransmission (x2: twice so far), persist = window probe,
           timewait = until the kernel forgets the connection
-Process:  - none has it: TIME-WAIT, FIN-WAIT-2 after close, or before accept;
-          ? not known
+Process:  - none has it: FIN-WAIT-2 after close, or before accept; ? not known.
+          TIME-WAIT has neither queue nor process, whoever has the socket
 States as in RFC 9293; ss writes ESTAB, netstat ESTABLISHED and TIME_WAIT'
 }
 

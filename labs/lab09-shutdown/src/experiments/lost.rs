@@ -181,10 +181,11 @@ pub fn linger_0(stage: &mut Stage) -> Result<Verdict> {
     let (client_sock, conn_sock) = connected_pair()?;
     let (client_fd, conn_fd) = (client_sock.as_raw_fd(), conn_sock.as_raw_fd());
     let (client, server) = (Pair::of(&client_sock)?, Pair::of(&conn_sock)?);
+    stage.say("again", "a new connection; it has the same descriptors");
     client_sock.set_linger(Some(Duration::ZERO)).at("setsockopt", "")?;
     stage.client(format_args!("setsockopt({client_fd}, SOL_SOCKET, SO_LINGER, {{l_onoff=1, l_linger=0}}) = 0"));
     let question = stage.ask(
-        "On this connection SO_LINGER is on, with 0 s. The client closes. What does the server's recv return, and in which state is the client's end?",
+        "On this second connection SO_LINGER is on, with 0 s. The client closes. What does the server's recv return, and in which state is the client's end?",
         [
             ("0, TIME-WAIT", (Ok(0), Some(State::TimeWait))),
             ("0, in no table", (Ok(0), None)),
