@@ -277,11 +277,15 @@ while :; do
     playing=no
     unexpected=no
     while read -r line; do # of each that is over; quit at a question, it is not
-        if read_line "$line"; then
-            verdicts[next]=$verdict predictions[next]=$foreseen
-            if [[ $verdict == UNEXPECTED ]]; then unexpected=yes; fi
-            next=$((next + 1))
+        read_line "$line" || continue
+        if [[ $verdict == UNEXPECTED ]]; then unexpected=yes; fi
+        if ((next > first)) && [[ $line == *"\"experiment\": \"${names[next - 1]}\","* ]]; then
+            # Played again: the first time counts, unless it goes wrong now.
+            if [[ $verdict == UNEXPECTED ]]; then verdicts[next - 1]=$verdict; fi
+            continue
         fi
+        verdicts[next]=$verdict predictions[next]=$foreseen
+        next=$((next + 1))
     done < <(tail -n "+$((before + 1))" "$record")
     score
     if ((status == 130 || status == 143)); then leave $status; fi

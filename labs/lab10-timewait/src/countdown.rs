@@ -10,9 +10,9 @@ use shared::{Screen, Stop};
 /// Between two looks at the kernel's table.
 const EVERY_MS: u16 = 1000;
 /// One mark of a bar.
-const MARK: Duration = Duration::from_secs(2);
+const MARK: Duration = Duration::from_secs(3);
 /// The marks of a full bar: a minute.
-const MARKS: usize = 30;
+const MARKS: usize = 20;
 /// A screen has no room for more.
 const MOST_BARS: usize = 20;
 
@@ -55,12 +55,12 @@ pub fn run(port: u16) -> Result<()> {
 /// A bar for each row, the one that is over next first.
 fn draw(screen: &mut Screen, port: u16, rows: &mut [Row]) {
     rows.sort_by_key(|row| row.timer);
-    screen.line(format_args!("port {port}: {} left behind (a mark is 2 s, Ctrl-C ends)", rows.len()));
+    screen.line(format_args!("port {port}: {} left behind (a mark is 3 s, Ctrl-C ends)", rows.len()));
     for row in rows.iter().take(MOST_BARS) {
         let left = row.timer.unwrap_or_default();
         let state = row.state.to_string();
-        let peer = row.pair.peer.to_string();
-        screen.line(format_args!("{peer:<21} {state:<10} {:>4.1} s {}", left.as_secs_f64(), bar(left)));
+        let pair = format!("{} > {}", row.pair.local, row.pair.peer);
+        screen.line(format_args!("{pair:<33} {state:<10} {:>4.1} s {}", left.as_secs_f64(), bar(left)));
     }
     if rows.len() > MOST_BARS {
         screen.line(format_args!("and {} more", rows.len() - MOST_BARS));
@@ -83,9 +83,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_bar_has_a_mark_for_each_two_seconds_begun() {
+    fn a_bar_has_a_mark_for_each_three_seconds_begun() {
         let marks = |seconds| bar(Duration::from_secs(seconds)).matches('#').count();
-        assert_eq!([0, 1, 2, 3, 60, 120].map(marks), [0, 1, 1, 2, 30, 30]);
+        assert_eq!([0, 1, 3, 4, 60, 120].map(marks), [0, 1, 1, 2, 20, 20]);
         assert_eq!(bar(Duration::from_secs(3)).len(), MARKS);
     }
 }

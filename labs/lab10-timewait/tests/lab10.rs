@@ -200,14 +200,14 @@ fn the_countdown_shows_what_is_left_as_bars_until_ctrl_c() {
     let (mut server, end) = left_at_the_server(&[]);
     let port = end.local.port().to_string();
     let mut countdown = Role::spawn(Command::new(LAB).args(["countdown", &port])).unwrap();
-    countdown.wait_for(&format!("port {port}: 1 left behind (a mark is 2 s, Ctrl-C ends)\n")).unwrap();
+    countdown.wait_for(&format!("port {port}: 1 left behind (a mark is 3 s, Ctrl-C ends)\n")).unwrap();
     let mut left = Vec::new();
     for _ in 0..2 {
-        let line = countdown.line_with(&end.peer.to_string()).unwrap();
+        let line = countdown.line_with(&format!("{} > {}", end.local, end.peer)).unwrap();
         let words: Vec<&str> = line.split_whitespace().collect();
-        let seconds: f64 = words[2].parse().unwrap();
-        assert_eq!((words[1], words[3], words[4].len()), ("TIME-WAIT", "s", 30), "{line}");
-        assert_eq!(words[4].matches('#').count(), (seconds / 2.0).ceil() as usize, "{line}");
+        let seconds: f64 = words[4].parse().unwrap();
+        assert_eq!((words[3], words[5], words[6].len()), ("TIME-WAIT", "s", 20), "{line}");
+        assert_eq!(words[6].matches('#').count(), (seconds / 3.0).ceil() as usize, "{line}");
         left.push(seconds);
     }
     assert!(left[1] < left[0], "{left:?}");
@@ -226,7 +226,7 @@ fn a_countdown_waits_for_the_first_time_wait() {
     let (mut client, end) = client(addr, &[]);
     ends_well(&mut client);
     is_in(end.other_end(), Some(State::TimeWait));
-    countdown.wait_for(&format!("port {port}: 1 left behind (a mark is 2 s, Ctrl-C ends)\n")).unwrap();
+    countdown.wait_for(&format!("port {port}: 1 left behind (a mark is 3 s, Ctrl-C ends)\n")).unwrap();
     interrupt(&mut countdown);
     interrupt(&mut server);
 

@@ -53,11 +53,19 @@ pub fn run(args: &TourArgs) -> Result<()> {
             }
             log.screen.line(diagram(&seen, &reached.ends()?));
             log.say("now", "C the client's end, S the server's end; numbers: states seen before");
-            log.say("look", format_args!("scripts/states.sh {}", reached.port));
+            if reached.port > 0 {
+                log.say("look", format_args!("scripts/states.sh {}", reached.port));
+            }
         }
         held = Some(reached);
     }
+    if !stop.requested() {
+        enter.before(&mut log.screen, "the way through all of them");
+    }
     drop(held);
+    if seen.is_empty() {
+        return Ok(()); // Ctrl-C
+    }
     log.screen.line(diagram(&seen, &[]));
     log.screen.line("\nthe same as text, from the socket call on");
     for (place, facts) in STATES.iter().enumerate().filter(|(_, facts)| seen.contains(&facts.state)) {

@@ -119,6 +119,11 @@ fn lecture_keeps_one_score_over_labs_and_goes_on_where_it_was_left() {
     let stdout = text(&went_on.stdout);
     assert!(went_on.status.success() && stdout.contains("so far    2 of 3 experiments, "), "{stdout}");
 
+    // An experiment that is played again counts once, and the next one follows.
+    let twice = typed(&mut with_programs("lecture.sh", &["09/1,2"]), "\n\nr\n\n\n\n\n");
+    let twice = String::from_utf8(twice.stdout).unwrap();
+    assert_eq!(twice.matches("\n1 * half-close\n").count(), 2, "{twice}");
+    assert!(twice.contains("\n2 * shut-rd\n") && twice.contains("so far    2 of 2 experiments, "), "{twice}");
     let at_its_end = typed(&mut lecture(&[]), "\n");
     assert_eq!(at_its_end.status.code(), Some(2), "no input for a pause: {}", text(&at_its_end.stdout));
     assert!(text(&at_its_end.stdout).contains("go on:    "), "{}", text(&at_its_end.stdout));
