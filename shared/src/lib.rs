@@ -23,6 +23,6 @@ pub use self::{
 };
 #[cfg(target_os = "linux")]
 pub use roles::{
-    At, CallError, PARENT, Pause, Place, Role, Screen, SplitMix64, Stop, Timeline, TimelinePhase, TimelineRow, address,
-    destination, escaped, own_program, returned,
+    At, CallError, DOUBLE_PRESS, PARENT, Pause, Place, Role, Screen, SplitMix64, Stop, Timeline, TimelinePhase,
+    TimelineRow, address, destination, escaped, own_program, returned,
 };

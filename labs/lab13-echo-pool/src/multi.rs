@@ -55,7 +55,7 @@ pub fn run(args: &MultiArgs) -> Result<()> {
             queue.lift_limit();
         })?;
 
-        let result = accept_all(&listen_sock, queue, args, stopping, &mut pause, &mut screen);
+        let result = accept_all(&listen_sock, queue, &args.server, stopping, &mut pause, &mut screen);
         drop(listen_sock); // close(2): from now on connect is refused
         queue.close(); // each worker takes what is left, and ends
         result
@@ -68,7 +68,7 @@ pub fn run(args: &MultiArgs) -> Result<()> {
 fn accept_all(
     listen_sock: &Socket,
     queue: &Queue<Accepted>,
-    args: &MultiArgs,
+    args: &ServerArgs,
     stopping: &Stopping,
     pause: &mut Pause,
     screen: &mut Screen,
@@ -76,7 +76,7 @@ fn accept_all(
     let mut asked = false; // --pause asks once for each connection
     let mut late = 0; // accepted after Ctrl-C: no more than the kernel's queue held
     loop {
-        if late > args.server.backlog.max(0) {
+        if late > args.backlog.max(0) {
             return Ok(());
         }
         if !asked && !stopping.requested() {
@@ -86,7 +86,7 @@ fn accept_all(
         match listen_sock.accept() {
             Ok((conn_sock, peer_addr)) => {
                 let peer_addr = peer_addr.as_socket().context("not an IP socket")?;
-                if !args.server.quiet {
+                if !args.quiet {
                     let before = queue.len();
                     let full = if queue.is_full() { ": it is full" } else { "" };
                     screen.line(format_args!("main: accepted {peer_addr}, {before} in the queue before it{full}"));

@@ -25,6 +25,12 @@ struct Inner<T> {
     closed: bool,
 }
 
+impl<T> Inner<T> {
+    fn is_full(&self) -> bool {
+        self.elements.len() >= self.capacity
+    }
+}
+
 impl<T> Queue<T> {
     /// For at most `capacity` elements.
     pub fn new(capacity: usize) -> Self {
@@ -40,7 +46,7 @@ impl<T> Queue<T> {
     /// Puts an element at the end; waits while the queue is full. Returns how many elements are in it now.
     pub fn put(&self, element: T) -> usize {
         let mut inner = self.lock();
-        while inner.elements.len() >= inner.capacity {
+        while inner.is_full() {
             inner = self.room.wait(inner).unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         inner.elements.push_back(element);
@@ -69,8 +75,7 @@ impl<T> Queue<T> {
 
     /// Whether the next one to put would wait.
     pub fn is_full(&self) -> bool {
-        let inner = self.lock();
-        inner.elements.len() >= inner.capacity
+        self.lock().is_full()
     }
 
     /// No limit any more, and nobody waits for room: the server stops and puts away what it has accepted.

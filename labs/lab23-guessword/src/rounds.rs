@@ -27,6 +27,19 @@ pub struct Count {
     pub screens: u32,
 }
 
+impl Count {
+    /// Both together.
+    pub fn and(self, other: Count) -> Count {
+        Count {
+            proposals: self.proposals + other.proposals,
+            late: self.late + other.late,
+            wrong_scores: self.wrong_scores + other.wrong_scores,
+            wrong_screens: self.wrong_screens + other.wrong_screens,
+            screens: self.screens + other.screens,
+        }
+    }
+}
+
 /// A player: the screen, what is on its way to it, and what is on its way to the server.
 struct Seat {
     name: &'static str,
@@ -128,16 +141,7 @@ fn hear(seat: &mut Seat, most: usize) -> Result<(), String> {
 /// # Errors
 /// As [`play`].
 pub fn play_many(mut seeds: impl Iterator<Item = u64>) -> Result<Count, String> {
-    seeds.try_fold(Count::default(), |sum, seed| {
-        let game = play(seed)?;
-        Ok(Count {
-            proposals: sum.proposals + game.proposals,
-            late: sum.late + game.late,
-            wrong_scores: sum.wrong_scores + game.wrong_scores,
-            wrong_screens: sum.wrong_screens + game.wrong_screens,
-            screens: sum.screens + game.screens,
-        })
-    })
+    seeds.try_fold(Count::default(), |sum, seed| Ok(sum.and(play(seed)?)))
 }
 
 #[cfg(test)]

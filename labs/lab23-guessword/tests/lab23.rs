@@ -6,20 +6,15 @@ use std::{
     fs,
     io::{BufRead, BufReader, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
-    os::{fd::OwnedFd, unix::fs::OpenOptionsExt},
     process::Command,
-    sync::{
-        LazyLock,
-        mpsc::{Receiver, channel},
-    },
+    sync::LazyLock,
     thread,
     time::Duration,
 };
 
 use kernel::namespace::NAMESPACE;
 use nix::{
-    fcntl::OFlag,
-    pty::{grantpt, openpty, posix_openpt, ptsname_r, unlockpt},
+    pty::openpty,
     sys::{
         signal::Signal,
         termios::{LocalFlags, tcgetattr},
@@ -27,7 +22,7 @@ use nix::{
 };
 use proptest::{collection::vec, prelude::*, test_runner::TestRunner};
 use testkit::{
-    Demo, Role, TempDir, descriptors, ends_well, failed, have, interrupt, nobody, run, signal, skip_without, step,
+    Demo, Pty, Role, TempDir, descriptors, ends_well, failed, have, interrupt, nobody, run, signal, skip_without, step,
     wait_until,
 };
 
@@ -378,57 +373,37 @@ fn strokes_in_a_pipe_come_back_numbered_and_the_picture_at_the_end() {
 /// `draw` on a terminal of its own: what it shows there, escape sequences and all.
 struct Board {
     child: std::process::Child,
-    terminal: fs::File,
-    keyboard: fs::File,
-    output: Receiver<Vec<u8>>,
+    pty: Pty,
     shown: String,
 }
 
 impl Board {
     fn draw(name: &str, addr: SocketAddr, columns: u16) -> Board {
-        // Not openpty(3): its descriptors go to every program that another test starts meanwhile.
-        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).unwrap();
-        grantpt(&master).unwrap();
-        unlockpt(&master).unwrap();
-        let mut options = fs::File::options();
-        options.read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits());
-        let terminal = options.open(ptsname_r(&master).unwrap()).unwrap();
-        let side = || terminal.try_clone().unwrap();
-        let size = ["rows", "24", "columns", &columns.to_string()];
-        assert!(Command::new("stty").args(size).stdin(side()).status().unwrap().success());
-        let mut command = Command::new(LAB);
-        command.args(["draw", name, &addr.to_string()]).env("TERM", "xterm");
-        let child = command.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap();
-        let mut screen = fs::File::from(OwnedFd::from(master));
-        let keyboard = screen.try_clone().unwrap();
-        let (chunks, output) = channel();
-        thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(bytes_read @ 1..) = screen.read(&mut buffer) {
-                if chunks.send(buffer[..bytes_read].to_vec()).is_err() {
-                    break;
-                }
-            }
-        });
-        Board { child, terminal, keyboard, output, shown: String::new() }
+        let pty = Pty::open(columns, 24);
+        let child = pty.spawn(Command::new(LAB).args(["draw", name, &addr.to_string()]));
+        Board { child, pty, shown: String::new() }
     }
 
     fn wait_for(&mut self, text: &str) {
         let seen = wait_until(text, LIMIT, || {
-            self.shown +=
-                &self.output.try_iter().map(|chunk| String::from_utf8_lossy(&chunk).into_owned()).collect::<String>();
+            self.shown += &self
+                .pty
+                .output
+                .try_iter()
+                .map(|chunk| String::from_utf8_lossy(&chunk).into_owned())
+                .collect::<String>();
             Ok(self.shown.contains(text).then_some(()))
         });
         seen.unwrap_or_else(|error| panic!("{error:#}; shown: {:?}", self.shown));
     }
 
     fn type_text(&mut self, text: &str) {
-        self.keyboard.write_all(text.as_bytes()).unwrap();
+        self.pty.keyboard.write_all(text.as_bytes()).unwrap();
     }
 
     /// The terminal shows each key by itself, and gives lines away.
     fn is_usual(&self) -> bool {
-        let flags = tcgetattr(&self.terminal).unwrap().local_flags;
+        let flags = tcgetattr(&self.pty.side).unwrap().local_flags;
         flags.contains(LocalFlags::ECHO | LocalFlags::ICANON | LocalFlags::ISIG)
     }
 

@@ -17,7 +17,7 @@ use crate::Stop;
 pub const KEYS: &str = "Enter, Space, Right, PageDown: go on   r, Left, PageUp: again   s: skip   q: quit";
 
 /// A key to go on that comes sooner is the second press of the one before: it would show an answer unasked.
-const DOUBLE_PRESS: Duration = Duration::from_millis(400);
+pub const DOUBLE_PRESS: Duration = Duration::from_millis(400);
 
 /// What was pressed or typed.
 pub enum Pressed {

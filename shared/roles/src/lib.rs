@@ -28,7 +28,7 @@ mod timeline;
 #[cfg(target_os = "linux")]
 pub use self::{
     errors::{At, CallError, returned},
-    keys::{KEYS, Keys, Pressed, let_signals_end_us},
+    keys::{DOUBLE_PRESS, KEYS, Keys, Pressed, let_signals_end_us},
     place::{Place, address, destination},
     random::SplitMix64,
     role::{PARENT, Role, end_with_parent, own_program},

@@ -15,12 +15,14 @@ use nix::{
     pty::{grantpt, posix_openpt, ptsname_r, unlockpt},
 };
 
+use shared::DOUBLE_PRESS;
+
 use crate::wait_until;
 
 /// How long a program may take to show what is waited for.
 const SHOW_LIMIT: Duration = Duration::from_secs(30);
-/// More than a demo's limit for a double press: see shared/roles/src/keys.rs.
-const READING: Duration = Duration::from_millis(450);
+/// More than a demo's limit for a double press.
+const READING: Duration = DOUBLE_PRESS.saturating_add(Duration::from_millis(50));
 
 /// A terminal for a program: what it shows comes in chunks, as it was written.
 pub struct Pty {

@@ -5,10 +5,10 @@ mod play;
 use std::collections::HashSet;
 use std::path::PathBuf;
 use std::process::ExitStatus;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::Result;
-use shared::Screen;
+use shared::{DOUBLE_PRESS, Screen};
 
 use super::ballot::Phase;
 use super::console::{Console, Key};
@@ -26,8 +26,6 @@ const KEYS: [&str; 2] = [
 ];
 /// The key by which a program goes on in a demo, however soon: see shared/roles/src/keys.rs.
 const GO: &str = "g";
-/// A key to go on that comes sooner after another key is its second press.
-const DOUBLE_PRESS: Duration = Duration::from_millis(400);
 /// Rows that the histograms below a verdict need: a demo that knows of fewer shows its question again above it.
 const HISTOGRAM_ROWS: usize = 7;
 /// A demo with --pause needs as many rows.

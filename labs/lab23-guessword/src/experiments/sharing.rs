@@ -5,7 +5,12 @@ use std::{sync::Arc, sync::mpsc::channel, thread};
 use anyhow::{Context, Result, anyhow, ensure};
 use shared::{Predicts, Stage, Verdict};
 
-use crate::{game::Game, rounds::play_many, shelf::Shelf, state::State};
+use crate::{
+    game::Game,
+    rounds::{Count, play_many},
+    shelf::Shelf,
+    state::State,
+};
 
 const GAMES: u64 = 10_000;
 /// After so many games the class sees how far it is.
@@ -104,17 +109,15 @@ pub fn ten_thousand(stage: &mut Stage) -> Result<Verdict> {
         ],
         Predicts { source: None, kit: Wrong::Nothing },
     )?;
-    let (mut late, mut wrong_scores, mut wrong_screens, mut screens) = (0, 0, 0, 0);
+    let mut all = Count::default();
     for first in (1..=GAMES).step_by(PART) {
         let last = first + PART as u64 - 1;
-        let count = play_many(first..=last).map_err(anyhow::Error::msg)?;
-        let (letters, too_late) = (count.proposals, count.late);
+        let part = play_many(first..=last).map_err(anyhow::Error::msg)?;
+        let (letters, too_late) = (part.proposals, part.late);
         stage.say("games", format_args!("{first} to {last}: {letters} letters at the server, {too_late} too late"));
-        late += count.late;
-        wrong_scores += count.wrong_scores;
-        wrong_screens += count.wrong_screens;
-        screens += count.screens;
+        all = all.and(part);
     }
+    let Count { late, wrong_scores, wrong_screens, screens, .. } = all;
     stage.say("games", format_args!("{wrong_scores} letters have not scored exactly once"));
     stage.say("games", format_args!("{wrong_screens} of {screens} screens differ from the server's game at the end"));
     ensure!(late > 0 && screens > 0, "the games are too tame");
